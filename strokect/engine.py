@@ -1,0 +1,113 @@
+"""Running exported fold models with ONNX Runtime: independent batch-1 jobs over single-threaded sessions.
+
+Parallel over jobs beats parallel inside operators on a CPU, and a batch of one makes a slice's answer independent of its
+neighbours. Imports neither torch nor timm.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from strokect.errors import DataError, ReleaseError
+from strokect.files import read_json
+from strokect.views import VIEWS, make_views
+
+SIDECAR_SCHEMA = 1
+CLASSES = ["normal", "stroke"]
+
+
+@dataclass(frozen=True)
+class FoldScores:
+    """What one exported fold model says about n slices in V views."""
+
+    logits: NDArray[np.float32]  # (n, V)
+    features: NDArray[np.float32]  # (n, V, F) pooled features
+
+
+def read_sidecar(folder: Path | str) -> dict[str, Any]:
+    """model.json of an exported fold, checked for what the engine needs. Raises ReleaseError naming the file."""
+    path = Path(folder) / "model.json"
+    try:
+        sidecar = read_json(path)
+    except DataError as error:
+        raise ReleaseError(str(error)) from None
+    missing = [k for k in ("schema", "image_size", "channels", "classes", "num_features", "target") if k not in sidecar]
+    if missing:
+        raise ReleaseError(f"{path}: missing {', '.join(missing)}")
+    if sidecar["schema"] != SIDECAR_SCHEMA:
+        raise ReleaseError(f"{path}: schema {sidecar['schema']}, this version reads {SIDECAR_SCHEMA}")
+    if sidecar["classes"] != CLASSES:
+        raise ReleaseError(f"{path}: classes {sidecar['classes']}, expected {CLASSES}")
+    return sidecar
+
+
+class FoldModel:
+    """One exported fold: `model.onnx` (slice → pooled features, last feature map) and its linear head `head.npz`."""
+
+    def __init__(self, folder: Path | str):
+        folder = Path(folder)
+        self.sidecar = read_sidecar(folder)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            # Bytes, not a path: the graph then cannot pull in external data from beside the file.
+            graph = (folder / "model.onnx").read_bytes()
+            self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+            with np.load(folder / "head.npz", allow_pickle=False) as head:
+                self.weight = head["weight"].astype(np.float32)  # (F,)
+                self.bias = np.float32(head["bias"])
+                self.dropout = float(head["dropout"])
+        except Exception as error:  # onnxruntime and zipfile raise many types; every one of them means: this fold is unusable
+            raise ReleaseError(f"{folder}: cannot load model.onnx and head.npz ({type(error).__name__})") from error
+        if self.weight.shape != (self.sidecar["num_features"],):
+            raise ReleaseError(f"{folder}/head.npz: weight has shape {self.weight.shape}, model.json says {self.sidecar['num_features']} features")
+
+    def run(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """(C, S, S) uint8 → pooled features (F,), last feature map (F, h, w)."""
+        features, feature_map = self._session.run(["features", "map"], {"image": image[None].astype(np.float32)})
+        return features[0], feature_map[0]
+
+    def logit(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Pooled features (..., F) → logit of "stroke" (...), dropout off."""
+        return features @ self.weight + self.bias
+
+
+def available_cores() -> int:
+    """Cores this process may use (a container's CPU mask counts)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def score_slices(
+    model: FoldModel,
+    images: NDArray[np.uint8],
+    views: Sequence[str],
+    progress: Callable[[int], object] = lambda done: None,
+) -> FoldScores:
+    """Score images (n, C, S, S) uint8 in every view. `progress` is called with the number of slices done."""
+    check_views(views)
+
+    def score(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return np.stack([model.run(view)[0] for view in make_views(image, views)])  # (V, F)
+
+    features = np.empty((len(images), len(views), len(model.weight)), np.float32)
+    with ThreadPoolExecutor(available_cores()) as pool:
+        for i, row in enumerate(pool.map(score, images)):
+            features[i] = row
+            progress(i + 1)
+    return FoldScores(model.logit(features), features)
+
+
+def check_views(views: Sequence[str]) -> None:
+    """Raise ReleaseError unless `views` is a non-empty list of known views."""
+    unknown = [name for name in views if name not in VIEWS]
+    if unknown or not views:
+        raise ReleaseError(f"views {list(views)}: expected one or more of {', '.join(VIEWS)}")

@@ -1,0 +1,49 @@
+"""Errors that a person can act on: what was wrong, where, and what to do."""
+
+import sys
+from collections.abc import Callable
+
+
+class StrokectError(Exception):
+    """Base of every error this project raises on purpose. Its message is written for the person who runs the command."""
+
+
+class ParamsError(StrokectError):
+    """params.yaml has an unknown, missing or ill-typed key."""
+
+
+class DataError(StrokectError):
+    """The data set is absent, incomplete or contradicts itself."""
+
+
+class ImageError(StrokectError):
+    """One picture cannot be used. `code` is a stable machine-readable reason, safe to show to a client."""
+
+    def __init__(self, code: str, message: str):
+        super().__init__(message)
+        self.code = code
+
+
+class AuditError(StrokectError):
+    """The audit found something of severity `error` that `audit.allow` does not list."""
+
+
+class TrainingError(StrokectError):
+    """Training cannot start or go on."""
+
+
+class ReleaseError(StrokectError):
+    """A model folder is incomplete, corrupt or inconsistent."""
+
+
+class NotEstimableError(StrokectError):
+    """A statistic is not defined on this input (one class only, one patient, non-finite scores)."""
+
+
+def run_stage(main: Callable[[], None]) -> None:
+    """Run a stage's `main`; a StrokectError becomes one readable line and exit code 1 instead of a traceback."""
+    try:
+        main()
+    except StrokectError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None

@@ -1,0 +1,98 @@
+"""From the bytes of one picture to the array the models see. Training and service both call `load_slice`."""
+
+import io
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from strokect.errors import ImageError
+
+MAX_PIXELS = 32_000_000  # a head CT slice has 0.26 M; the cap is checked before anything is decoded
+MAX_ASPECT = 2.0
+GREY_TOLERANCE = 8  # JPEG chroma rounding moves the channels of a grey picture apart by a few levels
+FORMATS = ("PNG", "JPEG")
+
+
+@dataclass(frozen=True)
+class LoadedSlice:
+    """One slice ready for the models. `pixels` is (1, S, S) uint8; width and height are those of the file."""
+
+    pixels: NDArray[np.uint8]
+    width: int
+    height: int
+
+
+def load_slice(data: bytes, size: int) -> LoadedSlice:
+    """Decode PNG or JPEG bytes, pad to square, resize to (1, size, size) uint8.
+
+    Raises ImageError when the bytes are no picture this project can judge.
+    """
+    pixels = decode_picture(data)
+    height, width = pixels.shape
+    return LoadedSlice(resize_slice(pixels, size), width, height)
+
+
+def decode_picture(data: bytes) -> NDArray[np.uint8]:
+    """PNG or JPEG bytes → grey levels (H, W) uint8. Colour, 16-bit and transparent pictures are refused."""
+    if not data:
+        raise ImageError("empty_file", "the file is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            picture = Image.open(io.BytesIO(data), formats=FORMATS)
+            _check_geometry(*picture.size)
+            picture.load()
+            picture = ImageOps.exif_transpose(picture)
+    except ImageError:
+        raise
+    except Exception:  # Pillow raises many types on hostile input; its text may echo file content, so it is dropped
+        raise ImageError("unreadable_image", "not a readable PNG or JPEG picture (damaged, truncated or another format)") from None
+    return _to_grey(picture)
+
+
+def _check_geometry(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise ImageError("too_many_pixels", f"{width}×{height} pixels; at most {MAX_PIXELS:,} are accepted")
+    if min(width, height) < 32:
+        raise ImageError("too_small", f"{width}×{height} pixels; at least 32 on each side are needed")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise ImageError("extreme_aspect_ratio", f"{width}×{height} pixels; a slice is at most {MAX_ASPECT:g}:1")
+
+
+def _to_grey(picture: Image.Image) -> NDArray[np.uint8]:
+    if picture.mode in ("L", "1"):
+        return np.array(picture.convert("L"))
+    if picture.mode.startswith("I") or picture.mode == "F":
+        raise ImageError(
+            "sixteen_bit",
+            "more than 8 bits per pixel: the grey scale of such a picture is unknown; export it with the brain window "
+            "(level 40, width 120) as 8-bit PNG, or use the DICOM file",
+        )
+    if picture.mode in ("LA", "RGBA", "PA") or "transparency" in picture.info:
+        rgba = np.array(picture.convert("RGBA"))
+        if rgba[..., 3].min() < 255:
+            raise ImageError("transparent", "the picture has transparent pixels; export it without an alpha channel")
+        rgb = rgba[..., :3]
+    else:
+        rgb = np.array(picture.convert("RGB"))
+    spread = rgb.max(axis=-1).astype(int) - rgb.min(axis=-1)  # (H, W)
+    if np.percentile(spread, 99.9) > GREY_TOLERANCE:
+        raise ImageError("colour", "a colour picture: CT slices are grey; drawn-on contours or photographs cannot be judged")
+    return np.array(Image.fromarray(rgb).convert("L"))
+
+
+def resize_slice(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """(H, W) uint8 → (1, size, size) uint8: black borders make it square, then antialiased bilinear resampling."""
+    height, width = pixels.shape
+    side = max(height, width)
+    if height != width:
+        square = np.zeros((side, side), np.uint8)
+        top, left = (side - height) // 2, (side - width) // 2
+        square[top : top + height, left : left + width] = pixels
+        pixels = square
+    if side != size:
+        pixels = np.array(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
+    return pixels[None]
