@@ -14,6 +14,7 @@ MAX_PIXELS = 32_000_000  # a head CT slice has 0.26 M; the cap is checked before
 MAX_ASPECT = 2.0
 GREY_TOLERANCE = 8  # JPEG chroma rounding moves the channels of a grey picture apart by a few levels
 FORMATS = ("PNG", "JPEG")
+SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,13 @@ class LoadedSlice:
 
 
 def load_slice(data: bytes, size: int) -> LoadedSlice:
-    """Decode PNG or JPEG bytes, pad to square, resize to (1, size, size) uint8.
+    """Decode PNG, JPEG or DICOM bytes, pad to square, resize to (1, size, size) uint8.
 
     Raises ImageError when the bytes are no picture this project can judge.
     """
-    pixels = decode_picture(data)
+    from strokect.dicom import decode_dicom, is_dicom  # here, because dicom imports this module
+
+    pixels = decode_dicom(data) if is_dicom(data) else decode_picture(data)
     height, width = pixels.shape
     return LoadedSlice(resize_slice(pixels, size), width, height)
 
@@ -39,21 +42,24 @@ def decode_picture(data: bytes) -> NDArray[np.uint8]:
     """PNG or JPEG bytes → grey levels (H, W) uint8. Colour, 16-bit and transparent pictures are refused."""
     if not data:
         raise ImageError("empty_file", "the file is empty")
+    if not data.startswith(SIGNATURES):
+        raise ImageError("unknown_format", "neither PNG nor JPEG nor DICOM")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            picture = Image.open(io.BytesIO(data), formats=FORMATS)
-            _check_geometry(*picture.size)
+            picture: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+            check_geometry(*picture.size)
             picture.load()
             picture = ImageOps.exif_transpose(picture)
     except ImageError:
         raise
     except Exception:  # Pillow raises many types on hostile input; its text may echo file content, so it is dropped
-        raise ImageError("unreadable_image", "not a readable PNG or JPEG picture (damaged, truncated or another format)") from None
+        raise ImageError("unreadable_image", "not a readable PNG or JPEG picture (damaged or truncated)") from None
     return _to_grey(picture)
 
 
-def _check_geometry(width: int, height: int) -> None:
+def check_geometry(width: int, height: int) -> None:
+    """Raise ImageError for a size that is no CT slice; callers check before they decode."""
     if width * height > MAX_PIXELS:
         raise ImageError("too_many_pixels", f"{width}×{height} pixels; at most {MAX_PIXELS:,} are accepted")
     if min(width, height) < 32:

@@ -1,0 +1,44 @@
+# Every command sets up .venv by itself when requirements.lock has changed. Needs Python 3.11, git and make.
+PYTHON ?= python3.11
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export BENTOML_DO_NOT_TRACK := True
+PORT ?= 3000
+
+.PHONY: help setup repro test test-all lint serve import bench lock clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+setup: .venv/.ready ## set up .venv
+
+.venv/.ready: requirements.lock
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found; install Python 3.11 or run make PYTHON=/path/to/python3.11"; exit 1; }
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	@command -v uv >/dev/null || .venv/bin/python -m pip install -q uv
+	uv pip install -q --python .venv/bin/python -r requirements.lock
+	@touch $@
+
+repro: setup ## run the pipeline with the committed params, then show the figures
+	dvc repro
+	@python -m strokect.summary
+
+test: setup ## the fast tests
+	python -m pytest -m "not slow and not realdata and not gpu"
+
+test-all: setup ## all tests: slow, real data (where it is), GPU (where there is one)
+	python -m pytest
+
+lint: setup ## ruff and mypy
+	ruff check .
+	ruff format --check .
+	mypy
+
+serve: setup ## serve the built bento on http://127.0.0.1:$(PORT)
+	@test -f models/release/manifest.json || { echo "error: models/release is missing; run make repro first"; exit 1; }
+	bentoml serve . --host 127.0.0.1 --port $(PORT)
+
+import: setup ## bring a data set in: make import SOURCE=kaggle_ct_ich FROM=/path/to/folder
+	@python -m strokect.import_data "$(SOURCE)" "$(FROM)"
+
+lock: setup ## pin requirements.in into requirements.lock
+	uv pip compile -q --no-emit-index-url --no-emit-find-links --python-version 3.11 requirements.in -o requirements.lock

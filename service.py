@@ -1,0 +1,83 @@
+"""The BentoML service: POST /predict judges one brain CT slice, GET /model says what the model is and is not.
+
+Everything it needs is in the release folder beside this file; it knows no params.yaml and imports neither torch nor timm.
+"""
+
+import logging
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import bentoml
+from bentoml.validators import ContentType
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from strokect.errors import ImageError, StrokectError
+from strokect.http import IMAGE_STATUS, REQUEST_ID, Guard, HttpError
+from strokect.predictor import NoResultError, Prediction, Predictor
+
+logger = logging.getLogger("bentoml.strokect")  # BentoML shows INFO of its own loggers only
+
+RELEASE = Path(os.environ.get("STROKECT_RELEASE") or Path(__file__).parent / "models" / "release")
+INTENDED_USE = (
+    "Research software, not a medical device. It scores single axial brain CT slices for the target named in `target`, "
+    "for research on data like the data it was trained on. It must not be used to diagnose, triage or treat."
+)
+OUT_OF_SCOPE = [
+    "Clinical decisions of any kind; a `normal` answer does not rule out a stroke, and an infarct may be answered `normal`.",
+    "Anything but axial brain CT slices in the brain window: other body parts, MRI, X-ray, photographs, localisers.",
+    "Scanners, protocols, ages or patient groups that the training data does not hold.",
+]
+
+
+def show_model(request: Request) -> JSONResponse:
+    """GET /model."""
+    predictor: Predictor | None = bentoml.get_current_service().predictor
+    if predictor is None:
+        return HttpError(503).response()
+    settings = {"STROKECT_RELEASE": "set" if os.environ.get("STROKECT_RELEASE") else "default"}  # a path tells about the host
+    about: dict[str, Any] = {"intended_use": INTENDED_USE, "out_of_scope": OUT_OF_SCOPE, "settings": settings}
+    return JSONResponse(predictor.describe() | about)
+
+
+# BentoML's timeout answers in a shape of its own and leaves the work running, so it is set out of reach. Its own routes are POST
+# only, hence the mounted app.
+@bentoml.service(name="strokect", traffic={"timeout": 300})
+@bentoml.asgi_app(Starlette(routes=[Route("/model", show_model)]))
+class StrokeCT:
+    """Classifies single brain CT slices. Research software, not a medical device."""
+
+    def __init__(self) -> None:
+        self.predictor: Predictor | None = None
+        try:
+            self.predictor = Predictor(RELEASE)
+            logger.info("release %s loaded, %d folds", self.predictor.release.version, len(self.predictor.release.models))
+        except StrokectError as error:
+            # Raising would make BentoML restart the worker for ever; alive but not ready can be seen and diagnosed.
+            logger.error("not ready: %s", error)
+
+    def __is_ready__(self) -> bool:
+        return self.predictor is not None
+
+    @bentoml.api(route="/predict")
+    def predict(self, image: Annotated[Path, ContentType("application/octet-stream")]) -> Prediction:
+        """Judge one slice (PNG, JPEG or uncompressed DICOM)."""
+        try:
+            if self.predictor is None:
+                raise HttpError(503)
+            return self.predictor.predict(image.read_bytes(), REQUEST_ID.get())
+        except ImageError as error:
+            problem = HttpError(IMAGE_STATUS.get(error.code, 422), error.code, str(error))
+        except NoResultError as error:
+            logger.error("request %s: %s", REQUEST_ID.get(), error)
+            problem = HttpError(500, "no_result", "the model gave no usable number for this picture")
+        except HttpError as error:
+            problem = error
+        # BentoML sends a Response as it is. A union in the annotation instead would break its /docs.json.
+        return problem.response()  # type: ignore[return-value]
+
+
+StrokeCT.add_asgi_middleware(Guard)  # type: ignore[attr-defined]  # the decorator made it a bentoml Service

@@ -1,0 +1,102 @@
+"""hnm@k: fine-tune fold k with its own hard negatives and missed positives weighted up."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from strokect.errors import DataError, run_stage
+from strokect.files import atomic_folder, sha256_file, write_json
+from strokect.fold import SPLIT, identity, make_sidecar, make_task, resume_path, save_fold, train
+from strokect.manifest import load_prepared
+from strokect.mining import HardSet, mine
+from strokect.network import FoldNet, load_network, predict_logits
+from strokect.params import HnmParams, TrainParams, load_params
+from strokect.splits import read_split, training_rows
+from strokect.training import class_weights, pick_device
+
+
+def fine_tune_params(train_params: TrainParams, hnm: HnmParams) -> TrainParams:
+    """The schedule of the fine-tuning: train's, with hnm's epochs and learning rate and no warm-up."""
+    return dataclasses.replace(train_params, epochs=hnm.epochs, learning_rate=hnm.learning_rate, warmup_epochs=0.0)
+
+
+def describe_change(
+    hard: HardSet, before: NDArray[np.float32], after: NDArray[np.float32], labels: NDArray[np.int64], params: HnmParams
+) -> dict[str, Any]:
+    """hnm.json: how many slices of each kind, and their mean log loss before and after; all on the training part."""
+
+    def log_loss(logits: NDArray[np.float32], positions: NDArray[np.int64]) -> float | None:
+        if not len(positions):
+            return None
+        sign = np.where(labels[positions] == 1, -1.0, 1.0)
+        return float(np.logaddexp(0.0, sign * logits[positions]).mean())
+
+    groups = {"hard_negatives": hard.negatives, "missed_positives": hard.positives, "all": np.arange(len(labels))}
+    return {
+        "enabled": params.enabled,
+        "mine_epoch": params.mine_epoch,
+        "weight": params.weight,
+        "part": "the fold's training part",
+        **{
+            name: {"n": len(positions), "log_loss_before": log_loss(before, positions), "log_loss_after": log_loss(after, positions)}
+            for name, positions in groups.items()
+        },
+    }
+
+
+def read_train_scores(folder: Path, files: pd.Series) -> NDArray[np.float32]:
+    """The early logits (n,) of the training part, checked to be those of this split."""
+    scores = pd.read_csv(folder / "train_scores.csv", dtype={"file": str})
+    if list(scores["file"]) != list(files):
+        raise DataError(f"{folder}/train_scores.csv belongs to another split: run `dvc repro train_fold`")
+    return scores["logit"].to_numpy(np.float32)
+
+
+def main() -> None:
+    """Write models/hnm/<k>/: model.safetensors, model.json, history.csv, hnm.json."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--fold", type=int, required=True)
+    fold = parser.parse_args().fold
+    params = load_params()
+    prepared = load_prepared()
+    split = read_split(SPLIT, prepared.manifest)
+    rows = training_rows(split, fold)
+    labels, images = prepared.labels[rows], prepared.images[rows]
+    given = Path(f"models/folds/{fold}")
+    hard = mine(read_train_scores(given, prepared.manifest["file"].iloc[rows]), labels, params.hnm)
+    net, given_sidecar = load_network(given)
+    device = pick_device(params.train)
+
+    history: list[dict[str, float]] = []
+    before = predict_logits(net.to(device), images, device)
+    tuned: FoldNet = net
+    name = given_sidecar["device"]
+    resume = resume_path("hnm", fold, *identity(prepared, params.model, params.train, params.hnm), sha256_file(given / "model.safetensors"))
+    if params.hnm.enabled:
+        weights = class_weights(labels, params.train.class_balance)
+        weights[np.concatenate([hard.negatives, hard.positives])] *= params.hnm.weight
+        task = make_task(prepared, split, fold, (weights / weights.mean()).astype(np.float32), "hnm")
+        schedule = fine_tune_params(params.train, params.hnm)
+        tuned, progress, name = train(net, task, schedule, fold=fold, mine_epoch=0, resume=resume)
+        history = progress.history
+    after = predict_logits(tuned, images, device)
+    report = describe_change(hard, before, after, labels, params.hnm)
+    print(
+        f"hnm@{fold}: {report['hard_negatives']['n']} hard negatives, {report['missed_positives']['n']} missed positives; "
+        f"training log loss {report['all']['log_loss_before']:.4f} → {report['all']['log_loss_after']:.4f}"
+    )
+
+    sidecar = make_sidecar(tuned, prepared, params.model, stage="hnm", fold=fold, group_by=params.split.group_by, device=name)
+    with atomic_folder(f"models/hnm/{fold}") as folder:
+        save_fold(folder, tuned, history, sidecar)
+        write_json(folder / "hnm.json", report)
+    resume.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,70 @@
+"""tune_threshold: calibration, slice and patient threshold from out-of-fold predictions only."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from strokect.engine import read_sidecar
+from strokect.errors import run_stage
+from strokect.files import atomic_path, read_json, sha256_file, write_json
+from strokect.fold import SPLIT
+from strokect.manifest import load_prepared
+from strokect.out_of_fold import load_out_of_fold, operating_point_json, tune
+from strokect.params import load_params
+from strokect.reporting import metrics_table, report
+from strokect.splits import read_split
+
+EXPORTS = Path("models/export")
+
+
+def main() -> None:
+    """Write models/operating_point.json, models/oof.csv and metrics/oof.json."""
+    params = load_params()
+    prepared = load_prepared()
+    folds = params.split.folds
+    oof = load_out_of_fold(EXPORTS, folds, prepared.manifest, read_split(SPLIT, prepared.manifest))
+    tuned = tune(oof, params.tune_threshold)
+
+    sidecar = read_sidecar(EXPORTS / "0")
+    hashes = {str(fold): sha256_file(EXPORTS / str(fold) / "model.onnx") for fold in folds}
+    views = np.load(EXPORTS / "0" / "oof.npz")["views"].tolist()
+    write_json("models/operating_point.json", operating_point_json(tuned, params.tune_threshold, views, hashes, sidecar["group_by"]))
+    table = pd.DataFrame(
+        {
+            "file": prepared.manifest["file"].iloc[oof.rows],
+            "patient": oof.patients,
+            "label": oof.labels,
+            "fold": oof.fold,
+            "logit": oof.logits,
+            "probability": tuned.probability,
+            "decision": tuned.slice_decision,
+        }
+    )
+    with atomic_path("models/oof.csv") as path:
+        table.to_csv(path, index=False)
+    metrics = report(
+        "oof",
+        oof.labels,
+        oof.patients,
+        tuned.probability,
+        tuned.slice_decision,
+        tuned.patient_probability,
+        tuned.patient_decision,
+        slice_threshold=tuned.slice_threshold,
+        patient_threshold=tuned.patient_threshold,
+        cohort=prepared.cohort,
+        sidecar=sidecar,
+        audit=read_json("metrics/audit.json"),
+        resamples=params.tune_threshold.resamples,
+        seed=params.tune_threshold.seed,
+    )
+    write_json("metrics/oof.json", metrics)
+    print(
+        f"calibration: {tuned.calibrator.method}; cross-fitted log loss {tuned.log_loss_before:.4f} → {tuned.log_loss_after:.4f}; "
+        f"goal {params.tune_threshold.goal}\n{metrics_table(metrics)}"
+    )
+
+
+if __name__ == "__main__":
+    run_stage(main)

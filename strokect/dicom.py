@@ -1,0 +1,151 @@
+"""One uncompressed CT slice in DICOM → the grey levels of the brain window.
+
+Order of operations: padding → rescale to HU → window → MONOCHROME1 inversion. Only the elements named in `TAGS` are read, so a
+patient's name is never parsed, and pydicom's own messages, which quote file content, are dropped.
+"""
+
+import io
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import config as pydicom_config
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_dataset
+from pydicom.tag import BaseTag, Tag
+from pydicom.uid import UID_dictionary
+
+from strokect.errors import ImageError
+from strokect.images import MAX_PIXELS, check_geometry
+
+# pydicom warns about odd values by quoting them; a quoted value in the log would be a leak.
+pydicom_config.settings.reading_validation_mode = pydicom_config.IGNORE
+
+WINDOW_LEVEL_HU, WINDOW_WIDTH_HU = 40.0, 120.0
+IMPLICIT_LITTLE = "1.2.840.10008.1.2"
+EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
+HOUNSFIELD_TYPES = ("", "HU", "US")  # US = unspecified, which some CT scanners write
+TAGS = [
+    *("Modality", "ImageType", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PixelData"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
+    *("RescaleSlope", "RescaleIntercept", "RescaleType"),
+]
+
+
+def is_dicom(data: bytes) -> bool:
+    """Whether the bytes carry DICOM's mark: DICM after a 128-byte preamble."""
+    return data[128:132] == b"DICM"
+
+
+def decode_dicom(data: bytes) -> NDArray[np.uint8]:
+    """DICOM bytes → (H, W) uint8 in the brain window (level 40, width 120). Padding is black, as air is.
+
+    Raises ImageError for anything but one uncompressed CT slice in Hounsfield units.
+    """
+    try:
+        dataset = _read_elements(data)
+        _check_slice(dataset)
+        stored, padded = _stored_values(dataset)
+        slope, intercept = _rescale(dataset)
+        grey = apply_window(stored * slope + intercept, WINDOW_LEVEL_HU, WINDOW_WIDTH_HU)
+        if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
+            grey = 255 - grey
+    except ImageError:
+        raise
+    except Exception:  # hostile files raise anything, RecursionError included
+        raise ImageError("unreadable_dicom", "not a readable DICOM file (damaged, truncated or malformed)") from None
+    grey[padded] = 0
+    return grey
+
+
+def apply_window(hu: NDArray[np.floating[Any]], level_hu: float, width_hu: float) -> NDArray[np.uint8]:
+    """Hounsfield units of any shape → grey levels: level − width/2 and below is 0, level + width/2 and above is 255."""
+    scaled = (hu - (level_hu - width_hu / 2)) * (255.0 / width_hu)
+    return np.rint(np.clip(scaled, 0.0, 255.0)).astype(np.uint8)
+
+
+def _read_elements(data: bytes) -> Dataset:
+    """The elements named in TAGS. Never inflates: `dcmread` would decompress a deflated file before anything can be checked."""
+    stream = io.BytesIO(data)
+    stream.seek(132)
+    wanted: list[BaseTag | int] = [Tag("TransferSyntaxUID")]
+    meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag.group != 2, specific_tags=wanted)
+    syntax = str(meta.get("TransferSyntaxUID", ""))
+    if syntax not in (IMPLICIT_LITTLE, EXPLICIT_LITTLE):
+        # The name comes from pydicom's dictionary, so text from the file is never echoed.
+        name = UID_dictionary.get(syntax, ("an unknown transfer syntax",))[0]
+        raise ImageError(
+            "unsupported_transfer_syntax",
+            f"stored as {name}; only uncompressed little endian is read. Support for JPEG Lossless and other compressed DICOM is "
+            "not installed: convert the file to uncompressed (for example `dcmdjpeg` or `gdcmconv --raw`)",
+        )
+    return read_dataset(stream, syntax == IMPLICIT_LITTLE, True, specific_tags=[Tag(name) for name in TAGS])
+
+
+def _check_slice(dataset: Dataset) -> None:
+    if dataset.get("Modality") != "CT":
+        raise ImageError("wrong_modality", "the DICOM file is not a CT image (Modality is not CT)")
+    if "LOCALIZER" in (dataset.get("ImageType") or []):
+        raise ImageError("localiser", "the DICOM file is a localiser (scout view), not an axial slice")
+    rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    if rows * columns * frames > MAX_PIXELS:
+        raise ImageError("too_many_pixels", f"{rows}×{columns}×{frames} pixels; at most {MAX_PIXELS:,} are accepted")
+    if frames != 1:
+        raise ImageError("multi_frame", "the DICOM file holds several frames; send one slice at a time")
+    check_geometry(columns, rows)
+    if int(dataset.get("SamplesPerPixel") or 1) != 1:
+        raise ImageError("colour", "a colour DICOM picture: CT slices are grey")
+    if "PixelData" not in dataset:
+        raise ImageError("missing_pixel_data", "the DICOM file holds no pixel data")
+
+
+def _stored_values(dataset: Dataset) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Stored values (H, W) float32 before rescaling, and where they are padding."""
+    allocated, signed = int(dataset.BitsAllocated), int(dataset.PixelRepresentation) == 1
+    stored_bits = int(dataset.get("BitsStored") or allocated)
+    high_bit = int(dataset.get("HighBit") if dataset.get("HighBit") is not None else stored_bits - 1)
+    if allocated not in (8, 16) or not 1 <= stored_bits <= high_bit + 1 <= allocated:
+        raise ImageError("unsupported_pixel_format", "only 8- and 16-bit DICOM pixels are read")
+    shape = (int(dataset.Rows), int(dataset.Columns))
+    expected = shape[0] * shape[1] * allocated // 8
+    data = dataset.PixelData
+    if not expected <= len(data) <= expected + 1:  # DICOM pads to an even length
+        raise ImageError("truncated_pixel_data", f"{len(data):,} bytes of pixel data where {expected:,} belong")
+    words = np.frombuffer(data, f"<u{allocated // 8}", count=shape[0] * shape[1]).reshape(shape)
+    # Up to the top and down again: drops what old scanners kept in the unused bits and extends the sign.
+    shifted = (words << (allocated - 1 - high_bit)).view(f"<{'i' if signed else 'u'}{allocated // 8}")
+    values = shifted >> (allocated - stored_bits)
+    return values.astype(np.float32), _padding(dataset, words, values, allocated, signed)
+
+
+def _padding(
+    dataset: Dataset, words: NDArray[np.unsignedinteger[Any]], values: NDArray[np.integer[Any]], allocated: int, signed: bool
+) -> NDArray[np.bool_]:
+    value = _padding_number(dataset.get("PixelPaddingValue"), allocated, signed)
+    if value is None:
+        return np.zeros(words.shape, np.bool_)
+    limit = _padding_number(dataset.get("PixelPaddingRangeLimit"), allocated, signed)
+    low, high = sorted((value, value if limit is None else limit))
+    # A padding of −2000 in 12-bit unsigned pixels only shows in the whole word.
+    return np.asarray((words == value % (1 << allocated)) | ((values >= low) & (values <= high)))
+
+
+def _padding_number(value: object, allocated: int, signed: bool) -> int | None:
+    """A padding element as a number with the sign of the pixels; its VR is US or SS, and in implicit VR nobody says which."""
+    if value is None or value == b"" or value == "":
+        return None
+    number = int.from_bytes(value[:2], "little") if isinstance(value, bytes) else int(value)  # type: ignore[call-overload]
+    number %= 1 << allocated
+    return number - (1 << allocated) if signed and number >> (allocated - 1) else number
+
+
+def _rescale(dataset: Dataset) -> tuple[np.float32, np.float32]:
+    """Slope and intercept to Hounsfield units."""
+    slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
+    if slope is None or intercept is None or str(dataset.get("RescaleType") or "").strip() not in HOUNSFIELD_TYPES:
+        raise ImageError("not_hounsfield", "the DICOM file does not say how its values become Hounsfield units")
+    numbers = np.float32(slope), np.float32(intercept)
+    if not np.isfinite(numbers).all() or numbers[0] == 0:
+        raise ImageError("not_hounsfield", "the DICOM file's rescale slope or intercept is unusable")
+    return numbers

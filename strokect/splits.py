@@ -1,0 +1,107 @@
+"""Who is trained on and who is held out: patient-grouped, stratified, seeded, and checked."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedKFold
+
+from strokect.errors import DataError
+from strokect.params import SplitParams
+
+TEST = "test"
+
+
+def make_split(manifest: pd.DataFrame, linked: NDArray[np.int64], params: SplitParams) -> pd.DataFrame:
+    """Assign every slice to `test` or to the fold that holds it out.
+
+    `linked` (P, 2) holds row pairs that must not be parted (near-duplicates, identical pictures): the patients of a pair
+    move together. Strata are patients by (has a positive slice). Returns columns file, patient, part (text).
+    With `group_by: none` slices are dealt out one by one, which leaks patients; it exists as a control.
+    """
+    labels = manifest["label"].to_numpy(int)
+    if params.group_by == "none":
+        units = np.arange(len(manifest))
+    else:
+        units = _linked_groups(manifest["patient"].to_numpy(str), linked)
+    unit_ids, unit_of = np.unique(units, return_inverse=True)  # (U,), (N,)
+    positive = np.zeros(len(unit_ids), int)
+    np.maximum.at(positive, unit_of, labels)
+    _check_counts(positive, params)
+
+    rng = np.random.default_rng(params.seed)
+    part = np.full(len(unit_ids), -1)
+    for stratum in (0, 1):
+        members = rng.permutation(np.flatnonzero(positive == stratum))
+        part[members[: round(params.test_fraction * len(members))]] = -2
+    rest = np.flatnonzero(part == -1)
+    folder = StratifiedKFold(len(params.folds), shuffle=True, random_state=int(rng.integers(2**31)))
+    for fold, (_, held_out) in zip(params.folds, folder.split(rest, positive[rest]), strict=True):
+        part[rest[held_out]] = fold
+    text = np.where(part == -2, TEST, part.astype(str))
+    split = pd.DataFrame({"file": manifest["file"], "patient": manifest["patient"], "part": text[unit_of]})
+    if params.group_by == "patient":
+        check_disjoint(split, linked)
+    return split
+
+
+def check_disjoint(split: pd.DataFrame, linked: NDArray[np.int64]) -> None:
+    """Raise DataError if a patient, or a pair of near-duplicates, is in two parts."""
+    parts = split.groupby("patient")["part"].nunique()
+    if (parts > 1).any():
+        raise DataError(f"the split leaks: patients {', '.join(parts.index[parts > 1][:5])} are in more than one part")
+    part = split["part"].to_numpy(str)
+    crossing = linked[part[linked[:, 0]] != part[linked[:, 1]]] if len(linked) else linked
+    if len(crossing):
+        a, b = (split["file"].iloc[i] for i in crossing[0])
+        raise DataError(f"the split leaks: near-duplicates {a!r} and {b!r} are in different parts")
+
+
+def _linked_groups(patients: NDArray[np.str_], linked: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(N,) group number: patients joined by a linked pair share one (connected components)."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    names, index = np.unique(patients, return_inverse=True)
+    a, b = (index[linked[:, 0]], index[linked[:, 1]]) if len(linked) else (np.zeros(0, int), np.zeros(0, int))
+    graph = coo_array((np.ones(len(a)), (a, b)), shape=(len(names), len(names)))
+    return connected_components(graph, directed=False)[1].astype(np.int64)[index]
+
+
+def _check_counts(positive: NDArray[np.int64], params: SplitParams) -> None:
+    unit = "patient" if params.group_by == "patient" else "slice"
+    for name, count in (("stroke", int(positive.sum())), ("normal", int((1 - positive).sum()))):
+        left = count - round(params.test_fraction * count)
+        if left < len(params.folds):
+            raise DataError(
+                f"class {name!r} has {count} {unit}(s), {left} after a test part of {params.test_fraction:g}; "
+                f"{len(params.folds)} folds need at least one each. Use fewer folds, a smaller split.test_fraction or more data"
+            )
+
+
+def training_rows(split: pd.DataFrame, fold: int) -> NDArray[np.int64]:
+    """Row numbers that fold `fold` trains on: every development slice it does not hold out."""
+    part = split["part"].to_numpy(str)
+    return np.flatnonzero((part != TEST) & (part != str(fold)))
+
+
+def held_out_rows(split: pd.DataFrame, fold: int) -> NDArray[np.int64]:
+    """Row numbers that fold `fold` holds out."""
+    return np.flatnonzero(split["part"].to_numpy(str) == str(fold))
+
+
+def test_part_rows(split: pd.DataFrame) -> NDArray[np.int64]:
+    """Row numbers of the test part; empty when `split.test_fraction` is 0."""
+    return np.flatnonzero(split["part"].to_numpy(str) == TEST)
+
+
+
+
+
+def read_split(path: Path | str, manifest: pd.DataFrame) -> pd.DataFrame:
+    """data/splits.csv, checked to be row-aligned with the manifest."""
+    split = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if list(split["file"]) != list(manifest["file"]):
+        raise DataError(f"{path} does not belong to data/prepared/manifest.csv: run `dvc repro split`")
+    return split

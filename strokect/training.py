@@ -1,0 +1,199 @@
+"""The training loop of one fold: fixed schedule, weight EMA, mixed precision, resumable after any epoch."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torchvision.ops import sigmoid_focal_loss
+from tqdm import tqdm
+
+from strokect.augment import augment
+from strokect.errors import TrainingError
+from strokect.files import atomic_path
+from strokect.network import FoldNet, parameters_of, predict_logits
+from strokect.params import TrainParams
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one fold learns from. Images are (n, C, S, S) uint8; the held-out part is watched, never learned from."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]  # (n,)
+    weights: NDArray[np.float32]  # (n,) loss weight of each training slice
+    held_out_images: NDArray[np.uint8]
+    held_out_labels: NDArray[np.int64]
+    name: str  # for progress lines, e.g. "train_fold@0"
+
+
+@dataclass
+class Progress:
+    """Everything that a resumed run needs besides the weights."""
+
+    epoch: int = 0  # finished epochs
+    history: list[dict[str, float]] = field(default_factory=list)
+    mined: NDArray[np.float32] | None = None  # (n,) logits of the training part at `mine_epoch`
+
+
+def pick_device(params: TrainParams) -> torch.device:
+    """The device that `train.device` asks for. Raises TrainingError when it is not there."""
+    if params.device == "cuda" and not torch.cuda.is_available():
+        raise TrainingError("params.yaml: train.device is cuda but torch sees no CUDA device; use auto or cpu, or see README, GPU")
+    return torch.device("cuda" if params.device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def pick_amp(params: TrainParams, device: torch.device) -> torch.dtype | None:
+    """Autocast type, None for full precision. A CPU without AMX emulates bf16 at a twentieth of the speed, so never there."""
+    if device.type != "cuda" or params.amp == "off":
+        return None
+    if params.amp == "auto":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.bfloat16 if params.amp == "bf16" else torch.float16
+
+
+def class_weights(labels: NDArray[np.int64], balance: bool) -> NDArray[np.float32]:
+    """(n,) loss weights with mean 1; with `balance` both classes weigh the same in total."""
+    if not balance:
+        return np.ones(len(labels), np.float32)
+    counts = np.bincount(labels, minlength=2)
+    return (len(labels) / (2.0 * counts))[labels].astype(np.float32)
+
+
+def slice_loss(logits: Tensor, labels: Tensor, params: TrainParams) -> Tensor:
+    """(B,) loss of each slice: focal (Lin et al. 2017, α left to class balancing) or cross-entropy, labels smoothed."""
+    target = labels * (1.0 - params.label_smoothing) + 0.5 * params.label_smoothing
+    if params.loss == "focal":
+        return sigmoid_focal_loss(logits, target, alpha=-1, gamma=params.focal_gamma, reduction="none")
+    return F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+
+
+def learning_rate(step: int, steps: int, warmup: int, peak: float) -> float:
+    """Linear warm-up over `warmup` steps, then half a cosine down to 1 % of the peak."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    done = (step - warmup) / max(1, steps - warmup)
+    return peak * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * done)))
+
+
+class Trainer:
+    """Trains one FoldNet on one Task. After `run` the averaged weights are in `ema.module`."""
+
+    def __init__(self, net: FoldNet, task: Task, params: TrainParams, *, seed: int, mine_epoch: int, resume: Path):
+        self.device = pick_device(params)
+        self.amp = pick_amp(params, self.device)
+        self.net = net.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.ema = ModelEmaV3(self.net, decay=params.ema_decay, use_warmup=True)
+        self.task, self.params, self.seed, self.mine_epoch, self.resume = task, params, seed, mine_epoch, resume
+        groups = parameters_of(self.net)
+        self.optimizer = torch.optim.AdamW(
+            [{"params": groups["decay"], "weight_decay": params.weight_decay}, {"params": groups["no_decay"], "weight_decay": 0.0}],
+            lr=params.learning_rate,
+            fused=self.device.type == "cuda",
+        )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp is torch.float16)
+        self.steps_per_epoch = math.ceil(len(task.labels) / params.batch_size)
+        self.steps_done = 0
+        self.progress = Progress()
+        # Packed uint8 slices of a few thousand patients fit on the device: the loader disappears.
+        self.images = torch.from_numpy(np.array(task.images)).to(self.device)
+        self.labels = torch.from_numpy(task.labels).float().to(self.device)
+        self.weights = torch.from_numpy(task.weights).to(self.device)
+        self._load_checkpoint()
+
+    def run(self, report: Callable[[dict[str, float]], None] = lambda row: None) -> Progress:
+        """Train the epochs that are left; `report` gets each finished epoch's row."""
+        for epoch in range(self.progress.epoch, self.params.epochs):
+            row = self._epoch(epoch)
+            if epoch + 1 == self.mine_epoch:
+                self.progress.mined = predict_logits(self.ema.module, self.task.images, self.device)
+            self.progress.history.append(row)
+            self.progress.epoch = epoch + 1
+            self._save_checkpoint()
+            report(row)
+        return self.progress
+
+    def _epoch(self, epoch: int) -> dict[str, float]:
+        # Seeding by epoch, not by run, makes a resumed run draw what an uninterrupted one would have drawn.
+        torch.manual_seed(self.seed * 10_000 + epoch)
+        self.net.train()
+        params, steps = self.params, self.steps_per_epoch
+        order = torch.randperm(len(self.labels)).to(self.device)
+        started, total, norms, lr = time.perf_counter(), 0.0, 0.0, 0.0
+        with tqdm(total=len(order), desc=f"{self.task.name} epoch {epoch + 1}/{params.epochs}", unit="img", mininterval=2) as bar:
+            for i, batch in enumerate(order.split(params.batch_size)):
+                step = epoch * steps + i
+                lr = learning_rate(step, params.epochs * steps, round(params.warmup_epochs * steps), params.learning_rate)
+                loss, norm = self._step(batch, lr)
+                total, norms = total + loss * len(batch), norms + norm
+                bar.update(len(batch))
+        seconds = time.perf_counter() - started
+        if not math.isfinite(total):
+            raise TrainingError(f"{self.task.name}: the loss is not finite in epoch {epoch + 1}; lower train.learning_rate")
+        return {
+            "epoch": epoch + 1,
+            "loss": total / len(order),
+            "held_out_log_loss": self._watch(),
+            "learning_rate": lr,
+            "grad_norm": norms / steps,
+            "images_per_s": len(order) / seconds,
+            "seconds": seconds,
+        }
+
+    def _step(self, batch: Tensor, lr: float) -> tuple[float, float]:
+        """One optimiser step on the slices numbered in `batch`; returns the mean loss and the gradient norm before clipping."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        images = augment(self.images[batch], self.params.augment).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, dtype=self.amp, enabled=self.amp is not None):
+            logits = self.net(images)
+        # The loss is taken in float32: focal terms underflow in half precision.
+        loss = (slice_loss(logits.float(), self.labels[batch], self.params) * self.weights[batch]).mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.params.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.ema.update(self.net, step=int(self.steps_done))
+        self.steps_done += 1
+        return float(loss.detach()), float(norm)
+
+    def _watch(self) -> float:
+        """Log loss of the averaged weights on the held-out part, uncalibrated: for the reader's eye, nothing is chosen by it."""
+        logits = predict_logits(self.ema.module, self.task.held_out_images, self.device)
+        return float(np.logaddexp(0.0, np.where(self.task.held_out_labels == 1, -logits, logits)).mean())
+
+    def _save_checkpoint(self) -> None:
+        state: dict[str, Any] = {
+            "net": self.net.state_dict(),
+            "ema": self.ema.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "steps_done": self.steps_done,
+            "epoch": self.progress.epoch,
+            "history": self.progress.history,
+            "mined": None if self.progress.mined is None else torch.from_numpy(self.progress.mined),
+        }
+        with atomic_path(self.resume) as path:
+            torch.save(state, path)
+
+    def _load_checkpoint(self) -> None:
+        if not self.resume.is_file():
+            return
+        state = torch.load(self.resume, map_location=self.device, weights_only=True)
+        self.net.load_state_dict(state["net"])
+        self.ema.module.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.steps_done = state["steps_done"]
+        mined = None if state["mined"] is None else state["mined"].cpu().numpy()
+        self.progress = Progress(state["epoch"], state["history"], mined)

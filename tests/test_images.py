@@ -1,0 +1,96 @@
+"""Decoding pictures: what is a grey CT slice, what is refused and why, and that every format ends in the same array."""
+
+import hashlib
+import io
+
+import numpy as np
+import pytest
+from fakes import dicom_bytes, encode, grey_slice
+from PIL import Image
+
+from strokect.dicom import apply_window
+from strokect.errors import ImageError
+from strokect.images import MAX_PIXELS, load_slice
+
+
+def refusal(data: bytes) -> str:
+    with pytest.raises(ImageError) as caught:
+        load_slice(data, 32)
+    return caught.value.code
+
+
+def test_png_of_the_models_size_passes_unchanged() -> None:
+    pixels = grey_slice(48)
+    loaded = load_slice(encode(pixels), 48)
+    assert loaded.pixels.shape == (1, 48, 48) and loaded.pixels.dtype == np.uint8
+    assert np.array_equal(loaded.pixels[0], pixels)
+
+
+def test_a_grey_jpeg_stored_as_rgb_is_grey() -> None:
+    pixels = grey_slice(96)
+    as_grey = load_slice(encode(pixels, "JPEG", quality=92), 64).pixels
+    as_rgb = load_slice(encode(np.stack([pixels] * 3, -1), "JPEG", quality=92), 64).pixels
+    assert np.abs(as_rgb.astype(int) - as_grey).max() <= 3
+
+
+def test_a_wide_slice_is_padded_with_black_and_centred() -> None:
+    loaded = load_slice(encode(np.full((40, 60), 200, np.uint8)), 60)
+    assert (loaded.width, loaded.height) == (60, 40)
+    assert (loaded.pixels[0, :10] == 0).all() and (loaded.pixels[0, 10:50] == 200).all() and (loaded.pixels[0, 50:] == 0).all()
+
+
+def test_golden_array() -> None:
+    """A change of this hash is a change of what every trained model sees: it must be on purpose, and models be trained anew."""
+    pixels = load_slice(encode(grey_slice(100)[:, 10:90]), 64).pixels
+    assert hashlib.sha256(pixels.tobytes()).hexdigest()[:16] == "GOLDEN"
+
+
+def test_dicom_and_its_exported_png_give_the_same_array() -> None:
+    stored = np.random.default_rng(0).integers(900, 1200, (80, 80)).astype(np.int16)
+    png = encode(apply_window(stored.astype(np.float32) - 1024, 40, 120))
+    assert np.array_equal(load_slice(dicom_bytes(stored), 56).pixels, load_slice(png, 56).pixels)
+
+
+def test_colour_is_refused() -> None:
+    colour = np.stack([grey_slice(64)] * 3, -1)
+    colour[20:30, 20:30] = (255, 0, 0)  # a contour that somebody drew
+    assert refusal(encode(colour)) == "colour"
+
+
+def test_sixteen_bits_are_refused() -> None:
+    assert refusal(encode(grey_slice(64).astype(np.uint16) * 200)) == "sixteen_bit"
+
+
+def test_transparency_is_refused_but_an_opaque_alpha_channel_is_not() -> None:
+    rgba = np.dstack([grey_slice(64)] * 3 + [np.full((64, 64), 255, np.uint8)])
+    load_slice(encode(rgba), 32)
+    rgba[:10, :, 3] = 0
+    assert refusal(encode(rgba)) == "transparent"
+
+
+@pytest.mark.parametrize(("format", "kept"), [("PNG", 0.5), ("JPEG", 0.5), ("PNG", 0.05)])
+def test_truncated_files_are_refused(format: str, kept: float) -> None:
+    data = encode(grey_slice(128), format)
+    assert refusal(data[: int(len(data) * kept)]) == "unreadable_image"
+
+
+def test_a_bomb_is_refused_before_it_is_decoded() -> None:
+    stream = io.BytesIO()
+    Image.new("1", (8000, MAX_PIXELS // 8000 + 1)).save(stream, "PNG")
+    assert len(stream.getvalue()) < 100_000
+    assert refusal(stream.getvalue()) == "too_many_pixels"
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (b"", "empty_file"),
+        (b"hello", "unknown_format"),
+        (b"GIF89a" + bytes(100), "unknown_format"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(100), "unreadable_image"),
+        (encode(np.zeros((16, 16), np.uint8)), "too_small"),
+        (encode(np.zeros((40, 200), np.uint8)), "extreme_aspect_ratio"),
+    ],
+)
+def test_other_refusals(data: bytes, code: str) -> None:
+    assert refusal(data) == code
