@@ -43,9 +43,9 @@ def show_model(request: Request) -> JSONResponse:
     return JSONResponse(predictor.describe() | about)
 
 
-# BentoML's timeout answers in a shape of its own and leaves the work running, so it is set out of reach. Its own routes are POST
-# only, hence the mounted app.
-@bentoml.service(name="strokect", traffic={"timeout": 300})
+# BentoML's timeout answers in a shape of its own and leaves the work running, so it is set out of reach. Its access log writes
+# any path a client makes up; Guard's does not. Its own routes are POST only, hence the mounted app.
+@bentoml.service(name="strokect", traffic={"timeout": 300}, logging={"access": {"enabled": False}})
 @bentoml.asgi_app(Starlette(routes=[Route("/model", show_model)]))
 class StrokeCT:
     """Classifies single brain CT slices. Research software, not a medical device."""
@@ -55,9 +55,9 @@ class StrokeCT:
         try:
             self.predictor = Predictor(RELEASE)
             logger.info("release %s loaded, %d folds", self.predictor.release.version, len(self.predictor.release.models))
-        except StrokectError as error:
+        except Exception as error:
             # Raising would make BentoML restart the worker for ever; alive but not ready can be seen and diagnosed.
-            logger.error("not ready: %s", error)
+            logger.error("not ready: %s", error, exc_info=not isinstance(error, StrokectError))
 
     def __is_ready__(self) -> bool:
         return self.predictor is not None

@@ -37,7 +37,7 @@ def main() -> None:
             scores = score_slices(exported, prepared.images[rows], params.views, lambda done: bar.update())
         with atomic_path(folder / "oof.npz") as path:
             np.savez(path, rows=rows, logits=scores.logits, features=scores.features, views=np.array(params.views))
-    print(f"export@{fold}: torch and ONNX agree to {worst:.1e} in probability on {len(sample)} slices; {len(rows)} out-of-fold slices scored")
+    print(f"export@{fold}: torch and ONNX agree to {worst:.1e} on {len(sample)} slices; {len(rows)} out-of-fold slices scored")
 
 
 if __name__ == "__main__":

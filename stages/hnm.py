@@ -43,7 +43,11 @@ def describe_change(
         "weight": params.weight,
         "part": "the fold's training part",
         **{
-            name: {"n": len(positions), "log_loss_before": log_loss(before, positions), "log_loss_after": log_loss(after, positions)}
+            name: {
+                "n": len(positions),
+                "log_loss_before": log_loss(before, positions),
+                "log_loss_after": log_loss(after, positions),
+            }
             for name, positions in groups.items()
         },
     }
@@ -76,7 +80,9 @@ def main() -> None:
     before = predict_logits(net.to(device), images, device)
     tuned: FoldNet = net
     name = given_sidecar["device"]
-    resume = resume_path("hnm", fold, *identity(prepared, params.model, params.train, params.hnm), sha256_file(given / "model.safetensors"))
+    resume = resume_path(
+        "hnm", fold, *identity(prepared, params.model, params.train, params.hnm), sha256_file(given / "model.safetensors")
+    )
     if params.hnm.enabled:
         weights = class_weights(labels, params.train.class_balance)
         weights[np.concatenate([hard.negatives, hard.positives])] *= params.hnm.weight

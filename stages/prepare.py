@@ -2,12 +2,14 @@
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from strokect.engine import available_cores
@@ -28,7 +30,9 @@ def prepare(params: DataParams, raw_root: Path, target: Path) -> dict[str, Any]:
     size = params.image_size
     with atomic_folder(target) as folder:
         images = np.lib.format.open_memmap(folder / "all.npy", mode="w+", dtype=np.uint8, shape=(len(source.rows), 1, size, size))
-        kept, masks, unreadable = [], [], []
+        kept: list[dict[str, Any]] = []
+        masks: list[NDArray[np.uint8]] = []
+        unreadable: list[dict[str, str]] = []
         for row, pixels in _decode(source):
             if isinstance(pixels, ImageError):
                 unreadable.append({"file": row.file, "reason": str(pixels)})
@@ -54,7 +58,7 @@ def prepare(params: DataParams, raw_root: Path, target: Path) -> dict[str, Any]:
     return cohort
 
 
-def _decode(source: Source) -> Any:
+def _decode(source: Source) -> Iterator[tuple[Row, Pixels | ImageError]]:
     """Yield (row, pixels or the ImageError) in the order of the rows; Pillow releases the lock, so threads help."""
 
     def read(row: Row) -> tuple[Row, Pixels | ImageError]:

@@ -18,8 +18,10 @@ def main() -> None:
     split = make_split(prepared.manifest, linked, params)
     with atomic_path("data/splits.csv") as path:
         split.to_csv(path, index=False)
-    table = split.assign(label=prepared.labels).groupby("part").agg(
-        patients=("patient", "nunique"), slices=("label", "size"), positive_slices=("label", "sum")
+    table = (
+        split.assign(label=prepared.labels)
+        .groupby("part")
+        .agg(patients=("patient", "nunique"), slices=("label", "size"), positive_slices=("label", "sum"))
     )
     print(f"grouped by {params.group_by}; {len(linked)} near-duplicate pairs kept together\n{table.to_string()}")
     if params.group_by == "none":

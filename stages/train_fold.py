@@ -3,6 +3,7 @@
 import argparse
 
 import pandas as pd
+import torch
 
 from strokect.errors import run_stage
 from strokect.files import atomic_folder
@@ -27,10 +28,13 @@ def main() -> None:
 
     task = make_task(prepared, split, fold, class_weights(labels, params.train.class_balance), "train_fold")
     resume = resume_path("train_fold", fold, *identity(prepared, params.model, params.train), params.hnm.mine_epoch)
+    torch.manual_seed(params.train.seed * 100 + fold)  # the head starts at random
     net = build_network(params.model.backbone, params.model.weights, params.model.dropout)
     net, progress, device = train(net, task, params.train, fold=fold, mine_epoch=params.hnm.mine_epoch, resume=resume)
 
-    sidecar = make_sidecar(net, prepared, params.model, stage="train_fold", fold=fold, group_by=params.split.group_by, device=device)
+    sidecar = make_sidecar(
+        net, prepared, params.model, stage="train_fold", fold=fold, group_by=params.split.group_by, device=device
+    )
     with atomic_folder(f"models/folds/{fold}") as folder:
         save_fold(folder, net, progress.history, sidecar)
         scores = pd.DataFrame({"file": prepared.manifest["file"].iloc[rows], "label": labels, "logit": progress.mined})

@@ -29,7 +29,9 @@ def main() -> None:
     sidecar = read_sidecar(EXPORTS / "0")
     hashes = {str(fold): sha256_file(EXPORTS / str(fold) / "model.onnx") for fold in folds}
     views = np.load(EXPORTS / "0" / "oof.npz")["views"].tolist()
-    write_json("models/operating_point.json", operating_point_json(tuned, params.tune_threshold, views, hashes, sidecar["group_by"]))
+    write_json(
+        "models/operating_point.json", operating_point_json(tuned, params.tune_threshold, views, hashes, sidecar["group_by"])
+    )
     table = pd.DataFrame(
         {
             "file": prepared.manifest["file"].iloc[oof.rows],
@@ -61,8 +63,8 @@ def main() -> None:
     )
     write_json("metrics/oof.json", metrics)
     print(
-        f"calibration: {tuned.calibrator.method}; cross-fitted log loss {tuned.log_loss_before:.4f} → {tuned.log_loss_after:.4f}; "
-        f"goal {params.tune_threshold.goal}\n{metrics_table(metrics)}"
+        f"calibration: {tuned.calibrator.method}; cross-fitted log loss {tuned.log_loss_before:.4f} → "
+        f"{tuned.log_loss_after:.4f}; goal {params.tune_threshold.goal}\n{metrics_table(metrics)}"
     )
 
 

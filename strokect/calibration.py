@@ -15,9 +15,10 @@ METHODS = ("none", "temperature", "affine", "isotonic")
 
 
 def sigmoid(logit: ArrayLike) -> NDArray[np.float64]:
-    """1 / (1 + exp(-x)), without overflow at either end."""
+    """1 / (1 + exp(-x)), without overflow at either end; NaN stays NaN."""
     x = np.asarray(logit, dtype=np.float64)
-    return np.exp(-np.logaddexp(0.0, -x))
+    with np.errstate(invalid="ignore"):  # NaN is passed on, and turned away where a decision is made
+        return np.exp(-np.logaddexp(0.0, -x))
 
 
 @dataclass(frozen=True)

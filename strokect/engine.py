@@ -15,6 +15,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from strokect.calibration import Calibrator
 from strokect.errors import DataError, ReleaseError
 from strokect.files import read_json
 from strokect.views import VIEWS, make_views
@@ -69,7 +70,9 @@ class FoldModel:
         except Exception as error:  # onnxruntime and zipfile raise many types; every one of them means: this fold is unusable
             raise ReleaseError(f"{folder}: cannot load model.onnx and head.npz ({type(error).__name__})") from error
         if self.weight.shape != (self.sidecar["num_features"],):
-            raise ReleaseError(f"{folder}/head.npz: weight has shape {self.weight.shape}, model.json says {self.sidecar['num_features']} features")
+            raise ReleaseError(
+                f"{folder}/head.npz: {self.weight.shape} weights, but model.json says {self.sidecar['num_features']} features"
+            )
 
     def run(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """(C, S, S) uint8 → pooled features (F,), last feature map (F, h, w)."""
@@ -111,3 +114,16 @@ def check_views(views: Sequence[str]) -> None:
     unknown = [name for name in views if name not in VIEWS]
     if unknown or not views:
         raise ReleaseError(f"views {list(views)}: expected one or more of {', '.join(VIEWS)}")
+
+
+def fold_probabilities(
+    models: Sequence[FoldModel],
+    calibrator: Calibrator,
+    images: NDArray[np.uint8],
+    views: Sequence[str],
+    progress: Callable[[int], object] = lambda done: None,
+) -> NDArray[np.float64]:
+    """Images (n, C, S, S) uint8 → calibrated probability (folds, n): views are averaged as logits, then calibrated."""
+    return np.stack(
+        [calibrator(score_slices(model, images, views, progress).logits.astype(np.float64).mean(axis=1)) for model in models]
+    )

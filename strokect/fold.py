@@ -36,11 +36,15 @@ def make_task(prepared: Prepared, split: pd.DataFrame, fold: int, weights: NDArr
 
 def resume_path(stage: str, fold: int, *identity: Any) -> Path:
     """A checkpoint file that only a run with the same params, data and code version finds again."""
-    key = hashlib.sha256(json.dumps([stage, fold, torch.__version__, *identity], sort_keys=True, default=str).encode()).hexdigest()
+    key = hashlib.sha256(
+        json.dumps([stage, fold, torch.__version__, *identity], sort_keys=True, default=str).encode()
+    ).hexdigest()
     return RESUME / f"{stage}-{fold}-{key[:16]}.pt"
 
 
-def train(net: FoldNet, task: Task, params: TrainParams, *, fold: int, mine_epoch: int, resume: Path) -> tuple[FoldNet, Progress, str]:
+def train(
+    net: FoldNet, task: Task, params: TrainParams, *, fold: int, mine_epoch: int, resume: Path
+) -> tuple[FoldNet, Progress, str]:
     """Run or resume a fold, with one line per epoch. Returns the averaged network, its progress and the device's name."""
     trainer = Trainer(net, task, params, seed=params.seed * 100 + fold, mine_epoch=mine_epoch, resume=resume)
     if trainer.progress.epoch:
@@ -70,7 +74,9 @@ def save_fold(folder: Path, net: FoldNet, history: list[dict[str, float]], sidec
         pd.DataFrame(history, columns=HISTORY_COLUMNS).to_csv(path, index=False)
 
 
-def make_sidecar(net: FoldNet, prepared: Prepared, model: ModelParams, *, stage: str, fold: int, group_by: str, device: str) -> dict[str, Any]:
+def make_sidecar(
+    net: FoldNet, prepared: Prepared, model: ModelParams, *, stage: str, fold: int, group_by: str, device: str
+) -> dict[str, Any]:
     """model.json: what rebuilds the network, and what its numbers may be called."""
     cohort = prepared.cohort
     return {

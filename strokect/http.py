@@ -8,6 +8,7 @@ import asyncio
 import json
 import logging
 import secrets
+import time
 import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextvars import ContextVar
@@ -15,8 +16,6 @@ from typing import Any
 
 from pydantic import BaseModel
 from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
@@ -33,6 +32,8 @@ MAX_BODY = 25 * 2**20
 MAX_DRAINED = 8 * MAX_BODY
 BODY_TIMEOUT_S = 30.0
 UPLOADS = {"/predict": "image"}  # route → its file field; a body sent to any other route is dropped
+PROBES = ("/livez", "/readyz", "/healthz", "/metrics")
+PATHS = ("/", "/model", "/docs.json", "/schema.json", *UPLOADS)
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 CODES = {
     400: ("bad_request", "the request cannot be understood"),
@@ -92,7 +93,16 @@ class Guard:
             await self.app(scope, receive, send)
             return
         REQUEST_ID.set(uuid.uuid4().hex)
-        reply = Reply(send)
+        reply, start = Reply(send), time.perf_counter()
+        try:
+            await self._serve(scope, receive, reply)
+        finally:
+            if scope["path"] not in PROBES:
+                path = scope["path"] if scope["path"] in PATHS else "(unknown)"  # a made-up path may hold a name
+                took = 1000 * (time.perf_counter() - start)
+                logger.info("request %s: %s %s %s %.1f ms", REQUEST_ID.get(), scope["method"], path, reply.status or "-", took)
+
+    async def _serve(self, scope: Scope, receive: Receive, reply: "Reply") -> None:
         try:
             if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
                 body = await read_body(scope, receive, self.max_body)
@@ -104,7 +114,7 @@ class Guard:
             await reply.error(error)
         except Exception:
             logger.exception("request %s failed", REQUEST_ID.get())
-            if reply.started:
+            if reply.status:
                 raise  # half an answer is out; the server closes the connection
             await reply.error(HttpError(500))
 
@@ -174,9 +184,7 @@ async def file_part(scope: Scope, body: bytes, field: str) -> bytes:
             return await parts[0].read()
     except HttpError:
         raise
-    except Exception as error:  # Starlette raises KeyError, ValueError and its own types on malformed bodies
-        if not isinstance(error, (MultiPartException, HTTPException)):
-            logger.warning("request %s: malformed multipart body (%s)", REQUEST_ID.get(), type(error).__name__)
+    except Exception:  # Starlette raises KeyError, ValueError and its own types on malformed bodies
         raise HttpError(400, "malformed_multipart", "the multipart body is malformed or has too many parts") from None
 
 
@@ -197,7 +205,7 @@ class Reply:
 
     def __init__(self, send: Send):
         self.send = send
-        self.started = False
+        self.status = 0  # 0 until the answer has begun
         self._held: Message | None = None
         self._content = b""
 
@@ -235,7 +243,7 @@ class Reply:
         await self.send({"type": "http.response.body", "body": content})
 
     async def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        self.started = True
+        self.status = status
         headers = [*headers, (b"x-request-id", REQUEST_ID.get().encode())]
         headers += [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
         await self.send({"type": "http.response.start", "status": status, "headers": headers})

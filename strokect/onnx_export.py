@@ -61,5 +61,7 @@ def check_parity(net: FoldNet, exported: FoldModel, images: NDArray[np.uint8], t
     by_onnx = sigmoid([exported.logit(exported.run(image)[0]) for image in images])
     worst = float(np.abs(by_torch - by_onnx).max())
     if not worst < tolerance:
-        raise TrainingError(f"the exported model differs from torch by {worst:.2e} in probability; export.parity_tolerance is {tolerance:g}")
+        raise TrainingError(
+            f"the exported model differs from torch by {worst:.2e} in probability; export.parity_tolerance is {tolerance:g}"
+        )
     return worst

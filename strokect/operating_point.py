@@ -15,7 +15,9 @@ def parse_goal(goal: str) -> float | None:
     """None for `f2`, the target for `sensitivity >= x`. Raises ParamsError for anything else."""
     match = SENSITIVITY_GOAL.fullmatch(goal.strip())
     if goal.strip() != "f2" and match is None:
-        raise ParamsError(f"params.yaml: tune_threshold.goal is {goal!r}; allowed: f2, or 'sensitivity >= 0.95' with a number up to 1")
+        raise ParamsError(
+            f"params.yaml: tune_threshold.goal is {goal!r}; allowed: f2, or 'sensitivity >= 0.95' with a number up to 1"
+        )
     return float(match[1]) if match else None
 
 

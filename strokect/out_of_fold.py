@@ -106,7 +106,9 @@ def tune(oof: OutOfFold, params: TuneThresholdParams) -> Tuned:
     )
 
 
-def operating_point_json(tuned: Tuned, params: TuneThresholdParams, views: list[str], exports: dict[str, str], group_by: str) -> dict[str, Any]:
+def operating_point_json(
+    tuned: Tuned, params: TuneThresholdParams, views: list[str], exports: dict[str, str], group_by: str
+) -> dict[str, Any]:
     """models/operating_point.json; `exports` maps fold → SHA-256 of its model.onnx, which ties the two together."""
     return {
         "schema": 1,
@@ -114,7 +116,12 @@ def operating_point_json(tuned: Tuned, params: TuneThresholdParams, views: list[
         "calibration_log_loss_cross_fitted": tuned.calibration_log_loss,
         "views": views,
         "slice": {"threshold": tuned.slice_threshold, "goal": params.goal},
-        "patient": {"threshold": tuned.patient_threshold, "goal": params.goal, "rule": "mean_top_k", "top_k": params.patient_top_k},
+        "patient": {
+            "threshold": tuned.patient_threshold,
+            "goal": params.goal,
+            "rule": "mean_top_k",
+            "top_k": params.patient_top_k,
+        },
         "chosen_on": "out-of-fold predictions of single fold models",
         "group_by": group_by,
         "folds": [int(fold) for fold in exports],

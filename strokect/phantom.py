@@ -7,6 +7,7 @@ headrest, noise and calibration vary from patient to patient, so that brightness
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,42 +17,32 @@ LESIONS = ("epidural", "subdural", "intraparenchymal", "intraventricular", "infa
 FIELD_MM = 222.0  # field of view
 MIN_LESION_FRACTION = 12 / 96**2  # of the picture; a smaller trace of a lesion is not visible and counts as none
 
-Volume = NDArray[np.float32]  # (N, S, S): every slice of one patient
+Volume = NDArray[np.floating[Any]]  # (N, S, S): every slice of one patient
 
 # Tapered capsules: x0, y0, x1, y1 (mm in the average head), radii at both ends (mm), level of the middle, half extent in levels.
 # All are mirrored left and right.
 Capsules = tuple[tuple[float, ...], ...]
+# fmt: off
 VENTRICLES: Capsules = (
-    (4, -13, 13, -33, 2.6, 4.4, 0.50, 0.15),  # frontal horn
-    (12, -30, 11, -6, 4.6, 4.2, 0.66, 0.12),  # body
-    (11, -6, 19, 24, 4.2, 5.0, 0.66, 0.12),
-    (19, 20, 25, 33, 4.0, 5.4, 0.52, 0.15),  # atrium
-    (25, 33, 18, 56, 4.8, 1.5, 0.50, 0.10),  # occipital horn
-    (27, -4, 31, 10, 1.0, 1.6, 0.27, 0.09),  # temporal horn
-    (0, -7, 0, 13, 1.9, 2.2, 0.42, 0.12),  # third
-    (0, 35, 4, 38, 4.2, 2.0, 0.12, 0.12),  # fourth
+    (4, -13, 13, -33, 2.6, 4.4, 0.50, 0.15), (12, -30, 11, -6, 4.6, 4.2, 0.66, 0.12),  # frontal horn, body
+    (11, -6, 19, 24, 4.2, 5.0, 0.66, 0.12), (19, 20, 25, 33, 4.0, 5.4, 0.52, 0.15),  # body, atrium
+    (25, 33, 18, 56, 4.8, 1.5, 0.50, 0.10), (27, -4, 31, 10, 1.0, 1.6, 0.27, 0.09),  # occipital and temporal horns
+    (0, -7, 0, 13, 1.9, 2.2, 0.42, 0.12), (0, 35, 4, 38, 4.2, 2.0, 0.12, 0.12),  # third, fourth
 )
 CISTERNS: Capsules = (
-    (0, -24, 0, -6, 2.5, 3.5, 0.26, 0.09),  # suprasellar
-    (2, -12, 15, -19, 3.2, 1.5, 0.26, 0.09),
-    (3, -4, 15, 3, 3.0, 1.4, 0.26, 0.09),
-    (15, 3, 15, 17, 1.4, 1.6, 0.27, 0.10),  # ambient
-    (15, 17, 0, 25, 1.6, 2.8, 0.31, 0.10),  # quadrigeminal
-    (40, -20, 37, -9, 1.8, 1.5, 0.40, 0.14),  # insula
-    (37, -9, 42, 4, 1.5, 1.2, 0.43, 0.14),
-    (40, -20, 64, -27, 1.8, 2.8, 0.36, 0.14),  # Sylvian fissure
-    (42, 4, 62, 14, 1.1, 1.6, 0.48, 0.10),
+    (0, -24, 0, -6, 2.5, 3.5, 0.26, 0.09), (2, -12, 15, -19, 3.2, 1.5, 0.26, 0.09),  # suprasellar
+    (3, -4, 15, 3, 3.0, 1.4, 0.26, 0.09), (15, 3, 15, 17, 1.4, 1.6, 0.27, 0.10),  # suprasellar, ambient
+    (15, 17, 0, 25, 1.6, 2.8, 0.31, 0.10), (40, -20, 64, -27, 1.8, 2.8, 0.36, 0.14),  # quadrigeminal, Sylvian
+    (40, -20, 37, -9, 1.8, 1.5, 0.40, 0.14), (37, -9, 42, 4, 1.5, 1.2, 0.43, 0.14),  # insula
+    (42, 4, 62, 14, 1.1, 1.6, 0.48, 0.10),  # Sylvian, behind the insula
 )
-DEEP_GREY: Capsules = (
-    (13, -22, 16, -12, 4.5, 3.5, 0.50, 0.14),  # caudate head
-    (22, -14, 28, 4, 5.5, 3.5, 0.47, 0.13),  # lentiform nucleus
-    (8, 4, 14, 15, 5.0, 7.0, 0.46, 0.13),  # thalamus
+DEEP_GREY: Capsules = (  # caudate head, lentiform nucleus, thalamus
+    (13, -22, 16, -12, 4.5, 3.5, 0.50, 0.14), (22, -14, 28, 4, 5.5, 3.5, 0.47, 0.13), (8, 4, 14, 15, 5.0, 7.0, 0.46, 0.13),
 )
-BASE_BONE: Capsules = (
-    (13, 6, 40, 17, 4.5, 7.5, 0.03, 0.17),  # petrous ridge
-    (40, 17, 62, 26, 7.5, 12.0, 0.02, 0.18),  # mastoid
-    (0, -12, 9, -14, 4.5, 3.0, 0.04, 0.13),  # sella, clivus
+BASE_BONE: Capsules = (  # petrous ridge, mastoid, sella
+    (13, 6, 40, 17, 4.5, 7.5, 0.03, 0.17), (40, 17, 62, 26, 7.5, 12.0, 0.02, 0.18), (0, -12, 9, -14, 4.5, 3.0, 0.04, 0.13),
 )
+# fmt: on
 CHOROID: Capsules = ((22, 26, 22.5, 28, 1.8, 1.8, 0.54, 0.08),)
 PINEAL: Capsules = ((0, 17.5, 0.5, 18, 2.0, 2.0, 0.40, 0.07),)
 GLOBE: Capsules = ((30, -64, 30, -63, 12.0, 12.0, 0.03, 0.17),)
@@ -109,32 +100,23 @@ class _Space:
 
 
 # Uniform ranges of what differs from patient to patient, whether or not there is a lesion.
+# fmt: off
 HEAD_RANGES = {
-    "width": (0.93, 1.07),  # times the average head
-    "length": (0.93, 1.06),
-    "skull_mm": (4.5, 8.5),
-    "scalp_mm": (3.5, 8.0),
-    "scalp_hu": (-100, 40),  # fatty to muscular
+    "width": (0.93, 1.07), "length": (0.93, 1.06),  # times the average head
+    "skull_mm": (4.5, 7.5), "scalp_mm": (3.5, 8.0), "scalp_hu": (-100, 40),  # fatty to muscular
+    "swelling_mm": (-6, 8), "swelling_rad": (-3.1, 3.1),  # of the scalp; negative: none
     "atrophy": (0.0, 1.0),
     "pitch": (-0.02, 0.13),  # levels gained from the middle of the head to the occiput: the gantry follows the orbits
-    "roll": (-0.05, 0.05),
-    "turn_rad": (-0.12, 0.12),
-    "shift_x_mm": (-7, 7),
-    "shift_y_mm": (-11, -3),
+    "roll": (-0.05, 0.05), "turn_rad": (-0.12, 0.12), "shift_x_mm": (-7, 7), "shift_y_mm": (-11, -3),
     "start": (0.0, 0.06),  # level of the lowest slice
-    "offset_hu": (-5, 5),  # calibration of the scanner
-    "noise_hu": (2.0, 4.5),
-    "cupping_hu": (0, 9),
-    "streak_hu": (3, 14),
+    "offset_hu": (-4, 4),  # calibration of the scanner
+    "noise_hu": (1.8, 3.8), "cupping_hu": (0, 9), "streak_hu": (3, 14),
     "headrest": (-0.4, 1.0),  # negative: none in the field of view
-    "headrest_hu": (35, 100),
-    "headrest_mm": (2, 9),
-    "swelling_mm": (-6, 8),  # of the scalp, negative: none
-    "swelling_rad": (-3.1, 3.1),
-    "choroid_hu": (-150, 350),  # calcification, negative: none
-    "pineal_hu": (-100, 300),
-    "falx_hu": (-200, 250),
+    "headrest_hu": (45, 92), "headrest_mm": (3, 14),  # plastic as dense as blood, so that its brightness proves nothing
+    "headrest_taper": (-1.6, 1.6),  # share of its thickness gained from the lowest slice to the highest
+    "choroid_hu": (-150, 350), "pineal_hu": (-100, 300), "falx_hu": (-200, 250),  # calcification; negative: none
 }
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -158,11 +140,11 @@ class _Lesion:
 
 # angle_rad, spread_rad, levels above or below the middle, extent, size_mm, hu, shift_mm
 LESION_RANGES = {
-    "epidural": ((0.9, 2.3), (0.45, 0.65), (0.15, 0.45), (0.40, 0.55), (20, 30), (62, 80), (3, 9)),
-    "subdural": ((1.3, 1.9), (0.90, 1.25), (0.15, 0.45), (0.40, 0.55), (10, 16), (60, 78), (4, 11)),
-    "intraparenchymal": ((1.1, 2.5), (0.0, 0.0), (0.15, 0.38), (0.34, 0.48), (13, 20), (66, 86), (1, 7)),
-    "intraventricular": ((0.0, 3.1), (0.0, 0.0), (0.00, 0.12), (0.24, 0.34), (1.2, 1.7), (64, 84), (0, 1)),
-    "infarct": ((0.6, 2.6), (0.45, 0.75), (0.15, 0.45), (0.40, 0.55), (36, 50), (10, 12), (0, 4)),
+    "epidural": ((0.9, 2.3), (0.50, 0.70), (0.15, 0.45), (0.40, 0.55), (22, 32), (64, 84), (4, 11)),
+    "subdural": ((1.3, 1.9), (0.95, 1.25), (0.15, 0.45), (0.40, 0.55), (11, 17), (62, 82), (5, 12)),
+    "intraparenchymal": ((1.1, 2.5), (0.0, 0.0), (0.15, 0.38), (0.34, 0.46), (14, 21), (66, 86), (2, 9)),
+    "intraventricular": ((0.0, 3.1), (0.0, 0.0), (0.00, 0.12), (0.24, 0.34), (1.3, 1.8), (64, 84), (0, 1)),
+    "infarct": ((0.6, 2.6), (0.55, 0.80), (0.15, 0.45), (0.40, 0.55), (42, 56), (10.5, 12.0), (1, 5)),
 }
 
 
@@ -297,8 +279,10 @@ def _acquire(hu: Volume, space: _Space, head: dict[str, float], cavity: Volume) 
     if head["headrest"] > 0:
         size = hu.shape[-1]
         axis = (np.arange(size, dtype=np.float32) + 0.5) * FIELD_MM / size - FIELD_MM / 2
-        ring = np.hypot(axis, axis[:, None] + 6) - 105 - 3 * head["headrest"]
-        shell = space.soft(np.minimum(head["headrest_mm"] / 2 - np.abs(ring), axis[:, None] - 30.0)) * (hu < -500)
+        ring = np.hypot(axis, axis[:, None] + 6) - 107 - 3 * head["headrest"]
+        steps = np.linspace(-0.5, 0.5, len(hu))[:, None, None]
+        half = head["headrest_mm"] / 2 * np.maximum(1.0 + head["headrest_taper"] * steps, 0.0)
+        shell = space.soft(np.minimum(half - np.abs(ring), axis[:, None] - 30.0)) * (hu < -500)
         _blend(hu, shell, head["headrest_hu"])
     inside = space.soft(cavity)
     hu += inside * head["cupping_hu"] * np.exp(-np.clip(cavity, 0, None) / 9.0)

@@ -72,10 +72,12 @@ class Predictor:
         start = time.perf_counter()
         point, sidecar = self.release.operating_point, self.release.sidecar
         image = load_slice(data, sidecar["image_size"]).pixels
-        probabilities = point.calibrator(self.fold_logits(image))  # (folds,)
-        if not np.isfinite(probabilities).all():
-            raise NoResultError("a fold model gave a number that is not finite")
+        logits = self.fold_logits(image)
+        probabilities = point.calibrator(logits)  # (folds,)
         probability = float(probabilities.mean())
+        # The logits too: the calibrator would turn an infinite one into a confident 0 or 1.
+        if not (np.isfinite(logits).all() and np.isfinite(probabilities).all() and 0 <= probability <= 1):
+            raise NoResultError("a fold model gave a number that is not finite")
         return Prediction(
             request_id=request_id,
             model_version=self.release.version,
@@ -132,6 +134,4 @@ def _blank_picture() -> bytes:
 
 def _logit(model: FoldModel, view: NDArray[np.uint8]) -> float:
     features, _ = model.run(view)  # the feature map is not needed for a prediction
-    logit = model.logit(features)
-    # An infinite logit would pass the calibrator as a confident 0 or 1.
-    return float(logit) if np.isfinite(logit) and np.isfinite(features).all() else float("nan")
+    return float(model.logit(features))

@@ -58,7 +58,9 @@ class Source:
 def read_source(params: DataParams, root: Path) -> Source:
     """Read the cohort under `root` (data/raw/<source>) with the labels that `data.labels` asks for."""
     if not root.is_dir():
-        raise DataError(f"{root} is missing: bring the data in with `make import SOURCE={params.source} FROM=<folder>`, or `dvc pull`")
+        raise DataError(
+            f"{root} is missing: bring the data in with `make import SOURCE={params.source} FROM=<folder>`, or `dvc pull`"
+        )
     source = READERS[params.source](params, root)
     if not source.rows:
         raise DataError(f"{root}: no slices found")
@@ -75,7 +77,8 @@ def read_phantom(params: DataParams, root: Path) -> Source:
     for piece in phantom.make_cohort(patients=p.patients, slices=p.slices, size=params.image_size, seed=p.seed):
         grey = phantom.window(piece.hu)
         file = f"{piece.patient}/{piece.slice:02d}.png"
-        made[file] = Pixels(resize_slice(grey, params.image_size), sha256_bytes(grey.tobytes()), *grey.shape[::-1], piece.mask)
+        height, width = grey.shape
+        made[file] = Pixels(resize_slice(grey, params.image_size), sha256_bytes(grey.tobytes()), width, height, piece.mask)
         rows.append(Row(file, piece.patient, piece.slice, int(piece.lesion != ""), {"subtype": piece.lesion}))
     target, unit = "synthetic bleed or infarct on this slice", "slice"
     if params.labels != "slice":
@@ -119,7 +122,7 @@ def read_folder(params: DataParams, root: Path) -> Source:
     missing, unknown = [c for c in classes if c not in folders], [f for f in folders if f not in classes]
     if missing or unknown:
         raise DataError(
-            f"{root}: class folders are {folders}; params.yaml names positive {list(p.positive)} and negative {list(p.negative)}. "
+            f"{root}: class folders are {folders}; params.yaml has positive {list(p.positive)}, negative {list(p.negative)}. "
             "Every class folder must be named once in data.folder.positive or data.folder.negative"
         )
     found: list[tuple[str, str, int]] = []

@@ -21,9 +21,8 @@ def make_split(manifest: pd.DataFrame, linked: NDArray[np.int64], params: SplitP
     With `group_by: none` slices are dealt out one by one, which leaks patients; it exists as a control.
     """
     labels = manifest["label"].to_numpy(int)
-    if params.group_by == "none":
-        units = np.arange(len(manifest))
-    else:
+    units = np.arange(len(manifest))
+    if params.group_by == "patient":
         units = _linked_groups(manifest["patient"].to_numpy(str), linked)
     unit_ids, unit_of = np.unique(units, return_inverse=True)  # (U,), (N,)
     positive = np.zeros(len(unit_ids), int)
@@ -91,12 +90,9 @@ def held_out_rows(split: pd.DataFrame, fold: int) -> NDArray[np.int64]:
     return np.flatnonzero(split["part"].to_numpy(str) == str(fold))
 
 
-def test_part_rows(split: pd.DataFrame) -> NDArray[np.int64]:
+def rows_of_test_part(split: pd.DataFrame) -> NDArray[np.int64]:
     """Row numbers of the test part; empty when `split.test_fraction` is 0."""
     return np.flatnonzero(split["part"].to_numpy(str) == TEST)
-
-
-
 
 
 def read_split(path: Path | str, manifest: pd.DataFrame) -> pd.DataFrame:

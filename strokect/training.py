@@ -47,7 +47,9 @@ class Progress:
 def pick_device(params: TrainParams) -> torch.device:
     """The device that `train.device` asks for. Raises TrainingError when it is not there."""
     if params.device == "cuda" and not torch.cuda.is_available():
-        raise TrainingError("params.yaml: train.device is cuda but torch sees no CUDA device; use auto or cpu, or see README, GPU")
+        raise TrainingError(
+            "params.yaml: train.device is cuda but torch sees no CUDA device; use auto or cpu, or see README, GPU"
+        )
     return torch.device("cuda" if params.device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
@@ -90,12 +92,15 @@ class Trainer:
     def __init__(self, net: FoldNet, task: Task, params: TrainParams, *, seed: int, mine_epoch: int, resume: Path):
         self.device = pick_device(params)
         self.amp = pick_amp(params, self.device)
-        self.net = net.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.net = net.to(self.device).to(memory_format=torch.channels_last)
         self.ema = ModelEmaV3(self.net, decay=params.ema_decay, use_warmup=True)
         self.task, self.params, self.seed, self.mine_epoch, self.resume = task, params, seed, mine_epoch, resume
         groups = parameters_of(self.net)
         self.optimizer = torch.optim.AdamW(
-            [{"params": groups["decay"], "weight_decay": params.weight_decay}, {"params": groups["no_decay"], "weight_decay": 0.0}],
+            [
+                {"params": groups["decay"], "weight_decay": params.weight_decay},
+                {"params": groups["no_decay"], "weight_decay": 0.0},
+            ],
             lr=params.learning_rate,
             fused=self.device.type == "cuda",
         )

@@ -42,7 +42,7 @@ def test_a_wide_slice_is_padded_with_black_and_centred() -> None:
 def test_golden_array() -> None:
     """A change of this hash is a change of what every trained model sees: it must be on purpose, and models be trained anew."""
     pixels = load_slice(encode(grey_slice(100)[:, 10:90]), 64).pixels
-    assert hashlib.sha256(pixels.tobytes()).hexdigest()[:16] == "GOLDEN"
+    assert hashlib.sha256(pixels.tobytes()).hexdigest()[:16] == "323fff1d4e955919"
 
 
 def test_dicom_and_its_exported_png_give_the_same_array() -> None:

@@ -1,0 +1,115 @@
+"""evaluate: the exported ensemble on the test part when it is open, out-of-fold otherwise; figures, plots, test openings."""
+
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from strokect.calibration import Calibrator
+from strokect.engine import FoldModel, fold_probabilities
+from strokect.errors import DataError, run_stage
+from strokect.files import atomic_folder, atomic_path, read_json, sha256_bytes, write_json
+from strokect.fold import SPLIT
+from strokect.manifest import Prepared, load_prepared
+from strokect.operating_point import patient_scores
+from strokect.params import EvaluateParams, load_params
+from strokect.plots import Scored, draw, plot_tables, training_table
+from strokect.reporting import metrics_table, report
+from strokect.splits import read_split, rows_of_test_part
+
+OPENINGS = Path("metrics/test_openings.csv")
+EXPORTS = Path("models/export")
+
+
+def evaluate_test(
+    prepared: Prepared,
+    rows: np.ndarray,
+    point: dict[str, Any],
+    models: list[FoldModel],
+    audit: dict[str, Any],
+    params: EvaluateParams,
+) -> tuple[dict[str, Any], Scored]:
+    """Judge the test part with the ensemble and the operating point exactly as the service does."""
+    with tqdm(total=len(rows) * len(models), desc="evaluate test part", unit="slice", mininterval=1) as bar:
+        folds = fold_probabilities(
+            models, Calibrator.from_json(point["calibration"]), prepared.images[rows], point["views"], lambda done: bar.update()
+        )
+    probability = folds.mean(axis=0)
+    patients, labels = prepared.patients[rows], prepared.labels[rows]
+    decision = (probability >= point["slice"]["threshold"]).astype(np.int64)
+    _, scores = patient_scores(probability, patients, point["patient"]["top_k"])
+    metrics = report(
+        "test",
+        labels,
+        patients,
+        probability,
+        decision,
+        scores,
+        (scores >= point["patient"]["threshold"]).astype(np.int64),
+        slice_threshold=point["slice"]["threshold"],
+        patient_threshold=point["patient"]["threshold"],
+        cohort=prepared.cohort,
+        sidecar=models[0].sidecar,
+        audit=audit,
+        resamples=params.resamples,
+        seed=params.seed,
+    )
+    return metrics, Scored("test", labels, probability, decision)
+
+
+def record_opening(path: Path, model: str, cohort: dict[str, Any], metrics: dict[str, Any]) -> None:
+    """Add one line for each new model that the test part of real data was opened with. Never removes a line."""
+    if cohort["synthetic"]:
+        return
+    known = pd.read_csv(path, dtype=str) if path.is_file() else pd.DataFrame()
+    if len(known) and ((known["model"] == model) & (known["data_sha256"] == cohort["data_sha256"])).any():
+        return
+    row = {
+        "date": date.today().isoformat(),
+        "model": model,
+        "data_sha256": cohort["data_sha256"],
+        "slice_roc_auc": metrics["slice"]["roc_auc"]["value"],
+        "patient_roc_auc": metrics["patient"]["roc_auc"]["value"],
+    }
+    with atomic_path(path) as temporary:
+        pd.concat([known, pd.DataFrame([row])]).to_csv(temporary, index=False)
+    print(f"the test part was opened with a new model: opening {len(known) + 1}, recorded in {path}; commit it")
+
+
+def main() -> None:
+    """Write metrics/evaluate.json and reports/plots/."""
+    params = load_params()
+    prepared = load_prepared()
+    test = rows_of_test_part(read_split(SPLIT, prepared.manifest))
+    point = read_json("models/operating_point.json")
+    oof = pd.read_csv("models/oof.csv", dtype={"file": str, "patient": str})
+    parts = [Scored("oof", *(oof[name].to_numpy() for name in ("label", "probability", "decision")))]
+    metrics = read_json("metrics/oof.json")
+    if params.evaluate.open_test:
+        if not len(test):
+            raise DataError("evaluate.open_test is true but split.test_fraction is 0: there is no test part; set one of the two")
+        models = [FoldModel(EXPORTS / str(fold)) for fold in point["folds"]]
+        metrics, scored = evaluate_test(prepared, test, point, models, read_json("metrics/audit.json"), params.evaluate)
+        parts.append(scored)
+        model = sha256_bytes("".join(point["exports"].values()).encode())[:12]
+        record_opening(OPENINGS, model, prepared.cohort, metrics)
+    write_json("metrics/evaluate.json", metrics)
+
+    training = training_table([Path("models") / kind / str(fold) for kind in ("folds", "hnm") for fold in point["folds"]])
+    with atomic_folder("reports/plots") as folder:
+        for scored in parts:
+            for name, table in plot_tables(scored).items():
+                table.to_csv(folder / f"{name}_{scored.part}.csv", index=False)
+        for column in ("loss", "held_out_log_loss"):
+            training.pivot(index="epoch", columns="fold", values=column).to_csv(folder / f"training_{column}.csv")
+        draw(parts, training, folder, f"target: {metrics['target']}")
+    print(f"part: {metrics['part']}\n{metrics_table(metrics)}")
+    for note in metrics["notes"]:
+        print(f"note: {note}")
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,79 @@
+"""What several test files need: a tiny params.yaml and one run of the whole pipeline on a tiny phantom."""
+
+import contextlib
+import importlib
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+TINY_FOLDS = (0, 1)
+
+
+def tiny_params() -> dict[str, Any]:
+    """The committed params, cut down to what two cores train in seconds: random weights, 48 px, two folds."""
+    params: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["data"].update(image_size=48)
+    params["data"]["phantom"].update(patients=20, slices=5)
+    params["split"].update(folds=list(TINY_FOLDS))
+    params["model"].update(weights="none")
+    params["train"].update(epochs=2, batch_size=16, device="cpu", warmup_epochs=0.5)
+    params["hnm"].update(mine_epoch=1)
+    params["export"].update(parity_slices=4)
+    params["tune_threshold"].update(resamples=100)
+    params["evaluate"].update(resamples=100)
+    return params
+
+
+@contextlib.contextmanager
+def workspace(folder: Path, params: dict[str, Any]) -> Iterator[Path]:
+    """Run stages in `folder` as in a repository root; relative paths resolve there until the block ends."""
+    (folder / "data/raw/phantom").mkdir(parents=True, exist_ok=True)
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    shutil.copy(ROOT / "bentofile.yaml", folder)
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield folder
+    finally:
+        os.chdir(before)
+
+
+def run(stage: str, *arguments: str) -> None:
+    """`python -m stages.<stage> <arguments>` in this process: torch is imported once, not fifteen times."""
+    argv = sys.argv
+    sys.argv = [stage, *arguments]
+    try:
+        importlib.import_module(f"stages.{stage}").main()
+    finally:
+        sys.argv = argv
+
+
+@pytest.fixture(scope="session")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which every stage up to evaluate has run on the tiny phantom."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    with workspace(folder, tiny_params()):
+        for stage in ("prepare", "audit", "split"):
+            run(stage)
+        for stage in ("train_fold", "hnm", "export"):
+            for fold in TINY_FOLDS:
+                run(stage, "--fold", str(fold))
+        run("tune_threshold")
+        run("evaluate")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def realdata() -> Path:
+    """The folder of real slices; the test skips where it is not."""
+    folder = Path(os.environ.get("STROKECT_REALDATA", ROOT.parent / "shared/data"))
+    if not folder.is_dir():
+        pytest.skip("real CT slices are not on this machine (STROKECT_REALDATA)")
+    return folder

@@ -1,0 +1,105 @@
+"""Where weights come from, and the form on disk."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+from strokect.errors import TrainingError
+from strokect.files import write_json
+from strokect.network import build_network, describe_network, load_network, save_network
+
+LITE0 = "tf_efficientnet_lite0"
+
+
+def test_packaged_weights_are_imagenet_weights() -> None:
+    packaged = build_network(LITE0, "package", 0.2)
+    random = build_network(LITE0, "none", 0.2)
+    assert packaged.head.in_features == 1280
+    # BatchNorm statistics of a trained network are nowhere near their initial zeros and ones.
+    statistics = [v for k, v in packaged.backbone.state_dict().items() if k.endswith("running_var")]
+    assert max(float((v - 1).abs().mean()) for v in statistics) > 0.5
+    assert all(torch.equal(v, torch.ones_like(v)) for k, v in random.backbone.state_dict().items() if k.endswith("running_var"))
+
+
+@pytest.mark.slow
+def test_packaged_weights_know_a_flower() -> None:
+    import importlib
+
+    from PIL import Image
+    from sklearn.datasets import load_sample_image
+
+    from strokect.network import WEIGHT_PACKAGES, _package_file
+
+    whole = timm.create_model(LITE0)
+    given = torch.load(_package_file(importlib.import_module(WEIGHT_PACKAGES[LITE0])), weights_only=True)
+    tensors = [v for k, v in given.items() if not k.endswith("num_batches_tracked")]
+    names = [k for k in whole.state_dict() if not k.endswith("num_batches_tracked")]
+    whole.load_state_dict(dict(zip(names, tensors, strict=True)), strict=False)
+    ours = build_network(LITE0, "package", 0.0)
+    for name, value in ours.backbone.state_dict().items():
+        torch.testing.assert_close(value, whole.state_dict()[name])
+    picture = np.array(Image.fromarray(load_sample_image("flower.jpg")).resize((224, 224)))
+    image = torch.from_numpy(picture).permute(2, 0, 1)[None]
+    with torch.inference_mode():
+        logits = whole.eval().classifier(ours.eval().features(image)[0])
+    assert int(logits.argmax()) == 985 or 984 <= int(logits.topk(5).indices[0, 0]) <= 987  # daisy and its neighbours
+
+
+def test_missing_weights_say_which_options_exist(tmp_path: Path) -> None:
+    for backbone, weights in (("tf_efficientnet_b3", "package"), (LITE0, str(tmp_path / "no.pth"))):
+        with pytest.raises(TrainingError, match="hub.*none.*path"):
+            build_network(backbone, weights, 0.2)
+    with pytest.raises(TrainingError, match="not a timm model"):
+        build_network("efficientnet_b99", "none", 0.2)
+
+
+def test_hub_that_cannot_be_reached_is_an_error_with_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*args: object, **kwargs: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(timm, "create_model", unreachable)
+    with pytest.raises(TrainingError, match=r"no weights for .*hub.*options: package"):
+        build_network("tf_efficientnet_b3", "hub", 0.2)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_weights_from_a_file_and_strict(tmp_path: Path, suffix: str) -> None:
+    from safetensors.torch import save_file
+
+    state = timm.create_model(LITE0).state_dict()  # with its classifier, as checkpoints come
+    path = tmp_path / f"w{suffix}"
+    save = save_file if suffix == ".safetensors" else torch.save
+    save(state, path)
+    net = build_network(LITE0, str(path), 0.2)
+    torch.testing.assert_close(net.backbone.state_dict()["conv_stem.weight"], state["conv_stem.weight"])
+    del state["conv_stem.weight"]
+    save(state, path)
+    with pytest.raises(TrainingError, match="does not fit"):
+        build_network(LITE0, str(path), 0.2)
+
+
+def test_disk_round_trip_is_exact_and_strict(tmp_path: Path) -> None:
+    net = build_network(LITE0, "none", 0.25)
+    save_network(net, tmp_path, {"backbone": LITE0, **describe_network(net)})
+    again, sidecar = load_network(tmp_path)
+    assert sidecar["dropout"] == 0.25
+    image = torch.randint(0, 256, (2, 1, 48, 48), dtype=torch.uint8)
+    with torch.inference_mode():
+        torch.testing.assert_close(net.eval()(image), again.eval()(image), rtol=0, atol=0)
+    write_json(tmp_path / "model.json", {**sidecar, "backbone": "tf_efficientnet_lite1"})
+    with pytest.raises(TrainingError, match=r"model\.safetensors does not load"):
+        load_network(tmp_path)
+
+
+def test_grey_and_three_channels_agree_and_dropout_is_real() -> None:
+    net = build_network(LITE0, "none", 0.5)
+    grey = torch.randint(0, 256, (1, 1, 48, 48), dtype=torch.uint8)
+    with torch.inference_mode():
+        torch.testing.assert_close(net.eval()(grey), net.eval()(grey.repeat(1, 3, 1, 1)))
+        net.eval()
+        net.dropout.train()
+        draws = torch.stack([net(grey) for _ in range(8)])
+    assert draws.std() > 0

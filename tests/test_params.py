@@ -1,0 +1,92 @@
+"""params.yaml: strict, and the same as conf/ composes."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import ROOT, tiny_params
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from strokect.errors import ParamsError
+from strokect.params import load_params
+
+
+def write(tmp_path: Path, params: dict[str, Any]) -> Path:
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(params))
+    return path
+
+
+def composed(*overrides: str) -> dict[str, Any]:
+    with initialize_config_dir(str(ROOT / "conf"), version_base=None):
+        config = OmegaConf.to_object(compose("config", overrides=list(overrides)))
+    assert isinstance(config, dict)
+    return config
+
+
+def test_committed_params_load_and_equal_what_conf_composes() -> None:
+    assert load_params(ROOT / "params.yaml").split.folds == (0, 1, 2, 3, 4)
+    assert yaml.safe_load((ROOT / "params.yaml").read_text()) == composed()
+
+
+@pytest.mark.parametrize("profile", sorted(path.stem for path in (ROOT / "conf/profile").glob("*.yaml")))
+@pytest.mark.parametrize("model", sorted(path.stem for path in (ROOT / "conf/model").glob("*.yaml")))
+def test_every_profile_with_every_model_is_valid(profile: str, model: str, tmp_path: Path) -> None:
+    load_params(write(tmp_path, composed(f"profile={profile}", f"model={model}")))
+
+
+@pytest.mark.parametrize("profile", sorted(path.stem for path in (ROOT / "conf/profile").glob("*.yaml")))
+def test_only_synthetic_data_opens_its_test_part_by_default(profile: str) -> None:
+    params = composed(f"profile={profile}")
+    assert params["evaluate"]["open_test"] == (params["data"]["source"] == "phantom")
+
+
+def test_unknown_key_is_named_with_its_path_and_a_suggestion(tmp_path: Path) -> None:
+    params = tiny_params()
+    params["train"]["learning_rat"] = 0.1
+    with pytest.raises(
+        ParamsError, match=r"params\.yaml: train\.learning_rat is not a known key; did you mean train\.learning_rate\?"
+    ):
+        load_params(write(tmp_path, params))
+
+
+def test_missing_key_is_named_with_its_path(tmp_path: Path) -> None:
+    params = tiny_params()
+    del params["train"]["augment"]["noise"]
+    with pytest.raises(ParamsError, match=r"train\.augment\.noise is missing"):
+        load_params(write(tmp_path, params))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("train.epochs", "ten", "train.epochs must be int"),
+        ("train.epochs", True, "train.epochs must be int"),
+        ("train.learning_rate", "1e-3", "YAML reads 1e-3 as text"),
+        ("train.loss", "hinge", "allowed: focal, cross_entropy"),
+        ("split.folds", [0], "at least 2 folds"),
+        ("split.folds", [1, 2], "0, 1, 2"),
+        ("split.folds", 5, "must be a list"),
+        ("split.test_fraction", 1.5, "below 0.9"),
+        ("hnm.mine_epoch", 99, "between 1 and train.epochs"),
+        ("export.views", ["upside_down"], "allowed: identity"),
+        ("data", None, "must be a section"),
+    ],
+)
+def test_wrong_value_says_what_is_allowed(tmp_path: Path, key: str, value: object, message: str) -> None:
+    params = copy.deepcopy(tiny_params())
+    *sections, name = key.split(".")
+    section = params
+    for part in sections:
+        section = section[part]
+    section[name] = value
+    with pytest.raises(ParamsError, match=message):
+        load_params(write(tmp_path, params))
+
+
+def test_absent_file_says_where_to_run(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match="repository root"):
+        load_params(tmp_path / "params.yaml")

@@ -1,0 +1,191 @@
+"""Every stage on a tiny phantom: what it wrote is complete, agrees with its neighbours and saw only what it may."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import TINY_FOLDS, run, tiny_params, workspace
+
+from strokect.calibration import Calibrator
+from strokect.engine import FoldModel, fold_probabilities, score_slices
+from strokect.errors import DataError, TrainingError
+from strokect.files import read_json
+from strokect.manifest import load_prepared
+from strokect.network import load_network, predict_logits
+from strokect.onnx_export import check_parity
+from strokect.operating_point import patient_scores
+from strokect.splits import held_out_rows, read_split, rows_of_test_part, training_rows
+
+FIGURES = {"roc_auc", "average_precision", "accuracy", "sensitivity", "specificity", "f2", "ece", "brier"}
+
+
+@pytest.mark.parametrize("fold", TINY_FOLDS)
+def test_a_fold_scores_its_own_training_part_and_says_what_it_is(pipeline: Path, fold: int) -> None:
+    prepared = load_prepared(pipeline / "data/prepared")
+    split = read_split(pipeline / "data/splits.csv", prepared.manifest)
+    scores = pd.read_csv(pipeline / f"models/folds/{fold}/train_scores.csv")
+    assert list(scores["file"]) == list(prepared.manifest["file"].iloc[training_rows(split, fold)])
+    sidecar = read_json(pipeline / f"models/folds/{fold}/model.json")
+    assert sidecar["patient_independent"] is True
+    assert sidecar["target"] == prepared.cohort["target"]
+    assert sidecar["data_sha256"] == prepared.cohort["data_sha256"]
+    assert len(pd.read_csv(pipeline / f"models/folds/{fold}/history.csv")) == 2
+
+
+@pytest.mark.parametrize("fold", TINY_FOLDS)
+def test_hnm_counts_both_kinds_and_changes_the_weights(pipeline: Path, fold: int) -> None:
+    report = read_json(pipeline / f"models/hnm/{fold}/hnm.json")
+    assert report["hard_negatives"]["n"] > 0
+    assert report["missed_positives"]["n"] > 0
+    before, _ = load_network(pipeline / f"models/folds/{fold}")
+    after, _ = load_network(pipeline / f"models/hnm/{fold}")
+    assert not torch.equal(before.head.weight, after.head.weight)
+
+
+@pytest.mark.parametrize("fold", TINY_FOLDS)
+def test_out_of_fold_comes_from_the_exported_model_on_the_held_out_part(pipeline: Path, fold: int) -> None:
+    prepared = load_prepared(pipeline / "data/prepared")
+    split = read_split(pipeline / "data/splits.csv", prepared.manifest)
+    oof = np.load(pipeline / f"models/export/{fold}/oof.npz")
+    np.testing.assert_array_equal(oof["rows"], held_out_rows(split, fold))
+    assert not set(prepared.patients[oof["rows"]]) & set(prepared.patients[training_rows(split, fold)])
+    model = FoldModel(pipeline / f"models/export/{fold}")
+    scores = score_slices(model, prepared.images[oof["rows"][:3]], oof["views"].tolist())
+    np.testing.assert_allclose(scores.logits, oof["logits"][:3], atol=1e-5)
+    np.testing.assert_allclose(model.logit(oof["features"]), oof["logits"], atol=1e-4)
+
+
+def test_export_equals_torch_and_a_difference_is_refused(pipeline: Path) -> None:
+    prepared = load_prepared(pipeline / "data/prepared")
+    net, _ = load_network(pipeline / "models/hnm/0")
+    exported = FoldModel(pipeline / "models/export/0")
+    images = prepared.images[:8]
+    by_onnx = np.array([exported.logit(exported.run(image)[0]) for image in images])
+    np.testing.assert_allclose(by_onnx, predict_logits(net, images, torch.device("cpu")), atol=1e-3)
+    other, _ = load_network(pipeline / "models/hnm/1")
+    with pytest.raises(TrainingError, match="differs from torch"):
+        check_parity(other, exported, images, 1e-4)
+
+
+def test_feature_map_pools_to_the_features(pipeline: Path) -> None:
+    features, feature_map = FoldModel(pipeline / "models/export/0").run(load_prepared(pipeline / "data/prepared").images[0])
+    np.testing.assert_allclose(feature_map.mean(axis=(1, 2)), features, atol=1e-4)
+
+
+def test_oof_covers_development_once_and_never_the_test_part(pipeline: Path) -> None:
+    prepared = load_prepared(pipeline / "data/prepared")
+    split = read_split(pipeline / "data/splits.csv", prepared.manifest)
+    oof = pd.read_csv(pipeline / "models/oof.csv")
+    test = set(prepared.manifest["file"].iloc[rows_of_test_part(split)])
+    assert test
+    assert not test & set(oof["file"])
+    assert set(oof["file"]) | test == set(prepared.manifest["file"])
+    assert oof["file"].is_unique
+
+
+@pytest.mark.parametrize(("name", "part"), [("oof", "oof"), ("evaluate", "test")])
+def test_metrics_have_the_contracts_form(pipeline: Path, name: str, part: str) -> None:
+    metrics = read_json(pipeline / f"metrics/{name}.json")
+    assert metrics["part"] == part
+    assert {"slice", "patient", "n_slices", "n_patients", "n_positive_patients", "group_by", "target", "device"} <= set(metrics)
+    for level in ("slice", "patient"):
+        assert set(metrics[level]) >= {*FIGURES, "threshold", "confusion_matrix", "per_class"}
+        for figure in FIGURES:
+            low, high = metrics[level][figure]["ci95"]
+            assert 0 <= low <= high <= 1
+        assert sum(metrics[level]["confusion_matrix"].values()) == metrics["n_slices" if level == "slice" else "n_patients"]
+
+
+def test_evaluate_judges_with_the_shipped_ensemble_and_operating_point(pipeline: Path) -> None:
+    prepared = load_prepared(pipeline / "data/prepared")
+    rows = rows_of_test_part(read_split(pipeline / "data/splits.csv", prepared.manifest))
+    point = read_json(pipeline / "models/operating_point.json")
+    calibrate = Calibrator.from_json(point["calibration"])
+    models = [FoldModel(pipeline / f"models/export/{fold}") for fold in TINY_FOLDS]
+    by_hand = []
+    for image in prepared.images[rows]:
+        folds = []
+        for model in models:
+            logits = [model.logit(model.run(np.ascontiguousarray(view))[0]) for view in (image, image[..., ::-1])]
+            folds.append(calibrate(np.float64(np.mean(logits))))
+        by_hand.append(np.mean(folds))
+    probability = fold_probabilities(models, calibrate, prepared.images[rows], point["views"]).mean(axis=0)
+    np.testing.assert_allclose(probability, by_hand, atol=1e-5)
+    metrics = read_json(pipeline / "metrics/evaluate.json")
+    labels = prepared.labels[rows]
+    called = probability >= point["slice"]["threshold"]
+    assert metrics["slice"]["confusion_matrix"]["tp"] == int((called & (labels == 1)).sum())
+    names, scores = patient_scores(probability, prepared.patients[rows], 3)
+    assert metrics["patient"]["n"] == len(names)
+    assert metrics["patient"]["confusion_matrix"]["fp"] + metrics["patient"]["confusion_matrix"]["tp"] == int(
+        (scores >= point["patient"]["threshold"]).sum()
+    )
+
+
+def test_every_plot_is_there_as_points_and_as_picture(pipeline: Path) -> None:
+    folder = pipeline / "reports/plots"
+    for name in ("roc", "pr", "confusion", "calibration", "probabilities"):
+        assert (folder / f"{name}.png").stat().st_size > 5_000
+        for part in ("oof", "test"):
+            assert len(pd.read_csv(folder / f"{name}_{part}.csv")) > 1
+    curves = pd.read_csv(folder / "training_loss.csv")
+    assert [f"fold {fold}" for fold in TINY_FOLDS] == list(curves.columns[1:])
+    assert curves["epoch"].tolist() == [1, 2, 3]  # two of training, one of fine-tuning
+
+
+def test_operating_point_belongs_to_these_exports(pipeline: Path) -> None:
+    from strokect.files import sha256_file
+
+    point = json.loads((pipeline / "models/operating_point.json").read_text())
+    assert point["exports"] == {str(f): sha256_file(pipeline / f"models/export/{f}/model.onnx") for f in TINY_FOLDS}
+
+
+def test_synthetic_data_leaves_no_test_opening_and_real_data_one_per_model(pipeline: Path, tmp_path: Path) -> None:
+    from stages.evaluate import record_opening
+
+    assert not (pipeline / "metrics/test_openings.csv").exists()
+    path = tmp_path / "test_openings.csv"
+    metrics = read_json(pipeline / "metrics/evaluate.json")
+    real = {"synthetic": False, "data_sha256": "d"}
+    for model in ("a", "a", "b", "a"):
+        record_opening(path, model, real, metrics)
+    assert pd.read_csv(path)["model"].tolist() == ["a", "b"]
+
+
+def test_opening_a_test_part_that_is_not_there_is_an_error(pipeline: Path, tmp_path: Path) -> None:
+    import shutil
+
+    folder = tmp_path / "copy"
+    shutil.copytree(pipeline, folder)
+    split = pd.read_csv(folder / "data/splits.csv", dtype=str)
+    split["part"] = split["part"].replace("test", "0")
+    split.to_csv(folder / "data/splits.csv", index=False)
+    with workspace(folder, tiny_params()), pytest.raises(DataError, match="there is no test part"):
+        run("evaluate")
+
+
+def test_not_grouped_says_so_everywhere(tmp_path: Path) -> None:
+    params = tiny_params()
+    params["split"].update(group_by="none", test_fraction=0.0)
+    params["data"].update(labels="shuffled")
+    params["evaluate"].update(open_test=False)
+    params["train"].update(epochs=1)
+    params["hnm"].update(enabled=False)
+    with workspace(tmp_path, params):
+        for stage in ("prepare", "audit", "split"):
+            run(stage)
+        for stage in ("train_fold", "hnm", "export"):
+            for fold in TINY_FOLDS:
+                run(stage, "--fold", str(fold))
+        run("tune_threshold")
+        run("evaluate")
+    metrics = read_json(tmp_path / "metrics/evaluate.json")
+    assert metrics["part"] == "oof"
+    assert metrics["group_by"] == "none"
+    assert any("NOT patient-independent" in note for note in metrics["notes"])
+    assert any("Control" in note for note in metrics["notes"])
+    assert read_json(tmp_path / "models/export/0/model.json")["patient_independent"] is False
+    assert read_json(tmp_path / "models/hnm/0/hnm.json")["enabled"] is False

@@ -1,0 +1,143 @@
+"""prepare and the readers: packed array and manifest belong together; bad input is named and nothing is lost."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import tiny_params
+from PIL import Image
+
+from stages.prepare import prepare
+from strokect.errors import DataError
+from strokect.files import read_json, sha256_bytes
+from strokect.images import load_slice
+from strokect.manifest import load_prepared
+from strokect.params import DataParams, load_params
+from strokect.sources import read_source
+
+
+@pytest.fixture
+def params(tmp_path: Path) -> DataParams:
+    import yaml
+
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(tiny_params()))
+    return load_params(path).data
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two classes, three patients each, four slices a patient, noise pictures of 60×50."""
+    rng = np.random.default_rng(0)
+    for name, patients in (("stroke", ("A", "B", "C")), ("normal", ("D", "E", "F"))):
+        (tmp_path / "raw" / name).mkdir(parents=True)
+        for patient in patients:
+            for i in (1, 2, 3, 10):
+                pixels = rng.integers(0, 255, (50, 60), np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "raw" / name / f"{patient}_{i}.png")
+    return tmp_path / "raw"
+
+
+def of_folder(params: DataParams, **changes: object) -> DataParams:
+    return dataclasses.replace(params, source="folder", **changes)  # type: ignore[arg-type]
+
+
+def test_folder_packs_pixels_and_manifest_row_by_row(params: DataParams, folder: Path, tmp_path: Path) -> None:
+    prepare(of_folder(params), folder, tmp_path / "out")
+    prepared = load_prepared(tmp_path / "out")
+    assert prepared.images.shape == (24, 1, 48, 48)
+    assert prepared.manifest["patient"].nunique() == 6
+    assert list(prepared.manifest["file"][:4]) == [f"stroke/A_{i}.png" for i in (1, 2, 3, 10)]  # 10 after 3
+    assert list(prepared.manifest["slice"][:4]) == [0, 1, 2, 3]
+    assert list(prepared.labels[:4]) == [1] * 4
+    for i in (0, 7, 23):
+        data = (folder / prepared.manifest["file"][i]).read_bytes()
+        np.testing.assert_array_equal(prepared.images[i], load_slice(data, 48).pixels)
+        assert prepared.manifest["sha256"][i] == sha256_bytes(data)
+        assert (prepared.manifest["width"][i], prepared.manifest["height"][i]) == (60, 50)
+    assert np.load(tmp_path / "out/masks.npy").shape == (0, 48, 48)
+
+
+def test_unreadable_picture_is_named_and_nothing_is_written(params: DataParams, folder: Path, tmp_path: Path) -> None:
+    victim = folder / "normal/D_2.png"
+    victim.write_bytes(victim.read_bytes()[:200])
+    with pytest.raises(DataError, match=r"normal/D_2\.png: .*truncated"):
+        prepare(of_folder(params), folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_allowed_unreadable_pictures_are_left_out_and_listed(params: DataParams, folder: Path, tmp_path: Path) -> None:
+    (folder / "normal/D_2.png").write_bytes(b"not a picture")
+    cohort = prepare(of_folder(params, max_unreadable=1), folder, tmp_path / "out")
+    assert [item["file"] for item in cohort["unreadable"]] == ["normal/D_2.png"]
+    prepared = load_prepared(tmp_path / "out")
+    assert len(prepared.images) == len(prepared.manifest) == 23
+    assert "normal/D_2.png" not in set(prepared.manifest["file"])
+    data = (folder / prepared.manifest["file"][22]).read_bytes()
+    np.testing.assert_array_equal(prepared.images[22], load_slice(data, 48).pixels)
+
+
+def test_colour_and_sixteen_bit_pictures_are_refused_not_silently_converted(
+    params: DataParams, folder: Path, tmp_path: Path
+) -> None:
+    Image.fromarray(np.random.default_rng(1).integers(0, 255, (50, 50, 3), np.uint8)).save(folder / "normal/D_4.png")
+    with pytest.raises(DataError, match="colour"):
+        prepare(of_folder(params), folder, tmp_path / "out")
+    Image.fromarray(np.full((50, 50), 3000, np.uint16)).save(folder / "normal/D_4.png")
+    with pytest.raises(DataError, match="8 bits"):
+        prepare(of_folder(params), folder, tmp_path / "out")
+
+
+def test_class_folder_nobody_named_is_an_error(params: DataParams, folder: Path) -> None:
+    (folder / "OVERLAY").mkdir()
+    with pytest.raises(DataError, match="OVERLAY"):
+        read_source(of_folder(params), folder)
+
+
+def test_name_without_a_patient_is_an_error(params: DataParams, folder: Path) -> None:
+    other = dataclasses.replace(params.folder, patient_regex=r"^(?P<patient>\d+)_")
+    with pytest.raises(DataError, match=r"A_1\.png.*finds no patient|finds no patient"):
+        read_source(of_folder(params, folder=other), folder)
+
+
+def test_absent_data_says_how_to_bring_it_in(params: DataParams, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="make import SOURCE=folder"):
+        read_source(of_folder(params), tmp_path / "nowhere")
+
+
+def test_one_class_only_is_an_error(params: DataParams, folder: Path, tmp_path: Path) -> None:
+    for path in (folder / "stroke").iterdir():
+        path.unlink()
+    with pytest.raises(DataError, match="every slice is labelled normal"):
+        prepare(of_folder(params), folder, tmp_path / "out")
+
+
+def test_phantom_keeps_its_masks_beside_the_images(params: DataParams, tmp_path: Path) -> None:
+    cohort = prepare(params, tmp_path, tmp_path / "out")
+    masks = np.load(tmp_path / "out/masks.npy")
+    prepared = load_prepared(tmp_path / "out")
+    assert masks.shape == (len(prepared.images), 48, 48)
+    np.testing.assert_array_equal(masks.any(axis=(1, 2)), prepared.labels == 1)
+    assert cohort["synthetic"] is True
+
+
+def test_shuffled_labels_keep_the_number_of_positive_patients_but_move_them(params: DataParams, tmp_path: Path) -> None:
+    plain = read_source(dataclasses.replace(params, labels="folder"), tmp_path)
+    mixed = read_source(dataclasses.replace(params, labels="shuffled"), tmp_path)
+    positive = [{row.patient for row in source.rows if row.label} for source in (plain, mixed)]
+    assert len(positive[0]) == len(positive[1])
+    assert positive[0] != positive[1]
+    assert all(len({row.label for row in mixed.rows if row.patient == p}) == 1 for p in {row.patient for row in mixed.rows})
+    assert "control" in mixed.target
+
+
+@pytest.mark.realdata
+def test_real_ct_ich_cohort(params: DataParams, realdata: Path, tmp_path: Path) -> None:
+    real = dataclasses.replace(params, source="kaggle_ct_ich", labels="slice")
+    cohort = prepare(real, realdata / "brain-stroke-ct", tmp_path / "out")
+    assert (cohort["n_slices"], cohort["n_patients"]) == (2468, 81)
+    assert (cohort["n_positive_slices"], cohort["n_positive_patients"]) == (309, 35)
+    assert len(cohort["left_out"]) == 33
+    assert read_json(tmp_path / "out/cohort.json") == cohort

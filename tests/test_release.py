@@ -1,0 +1,241 @@
+"""The release folder: same content → same version, and nothing that was tampered with, incomplete or mixed ever loads."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes import encode, fake_export, fake_inputs, fake_release, grey_slice, reseal
+
+from strokect.calibration import Calibrator
+from strokect.engine import fold_probabilities
+from strokect.errors import ImageError, ReleaseError
+from strokect.files import read_json, write_json
+from strokect.images import load_slice
+from strokect.predictor import UNGROUPED, NoResultError, Predictor
+from strokect.release import load_release, write_release
+from strokect.views import make_views
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fake_release(tmp_path_factory.mktemp("pristine"), folds=3)
+
+
+@pytest.fixture
+def release(pristine: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(pristine, tmp_path / "release"))
+
+
+def edit(path: Path, **changes: object) -> None:
+    write_json(path, read_json(path) | changes)
+
+
+def test_a_good_release_loads(release: Path) -> None:
+    loaded = load_release(release)
+    assert len(loaded.models) == 3 and loaded.operating_point.slice_threshold == 0.5
+    assert loaded.version == read_json(release / "manifest.json")["version"] and len(loaded.version) == 12
+
+
+def test_the_version_is_the_content(tmp_path: Path) -> None:
+    versions = []
+    for name in ("a", "b"):
+        inputs = fake_inputs(tmp_path / name)
+        versions.append(write_release(tmp_path / name / "release", **inputs))
+    assert versions[0] == versions[1]
+    edit(inputs["operating_point"], slice={"threshold": 0.25, "goal": "f2"})
+    assert write_release(tmp_path / "b" / "release", **inputs) != versions[0]
+
+
+def test_links_become_real_files(tmp_path: Path) -> None:
+    inputs = fake_inputs(tmp_path)
+    for path in [*(e / "model.onnx" for e in inputs["exports"]), inputs["metrics"]]:
+        path.rename(path.with_suffix(".cache"))
+        path.symlink_to(path.with_suffix(".cache"))
+    write_release(tmp_path / "release", **inputs)
+    assert not any(path.is_symlink() for path in (tmp_path / "release").rglob("*"))
+
+
+def test_a_release_that_cannot_be_served_does_not_replace_a_good_one(tmp_path: Path) -> None:
+    inputs = fake_inputs(tmp_path)
+    version = write_release(tmp_path / "release", **inputs)
+    edit(inputs["operating_point"], exports={"0": "0" * 64, "1": "1" * 64})
+    with pytest.raises(ReleaseError, match=r"operating_point\.json was tuned on another model than folds/0/model\.onnx"):
+        write_release(tmp_path / "release", **inputs)
+    assert load_release(tmp_path / "release").version == version
+    assert sorted(p.name for p in tmp_path.iterdir() if "partial" in p.name) == []
+
+
+def test_inputs_that_are_missing_are_named(tmp_path: Path) -> None:
+    inputs = fake_inputs(tmp_path)
+    with pytest.raises(ReleaseError, match="no exported fold"):
+        write_release(tmp_path / "release", **(inputs | {"exports": []}))
+    inputs["audit"].unlink()
+    with pytest.raises(ReleaseError, match=r"audit\.json is missing"):
+        write_release(tmp_path / "release", **inputs)
+
+
+FILES = ["folds/1/model.onnx", "folds/1/head.npz", "folds/1/model.json", "operating_point.json", "metrics.json", "audit.json"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_flipped_bit_is_found(release: Path, name: str) -> None:
+    data = bytearray((release / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (release / name).write_bytes(data)
+    with pytest.raises(ReleaseError, match=f"{name} does not match its SHA-256"):
+        load_release(release)
+
+
+@pytest.mark.parametrize("name", [*FILES, "manifest.json"])
+def test_a_missing_file_is_named(release: Path, name: str) -> None:
+    (release / name).unlink()
+    with pytest.raises(ReleaseError, match=f"{name} is missing"):
+        load_release(release)
+
+
+def test_an_extra_file_is_named(release: Path) -> None:
+    (release / "folds" / "1" / "notes.txt").write_text("x")
+    with pytest.raises(ReleaseError, match=r"folds/1/notes\.txt is not in manifest\.json"):
+        load_release(release)
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ReleaseError, match=r"manifest\.json is missing"):
+        load_release(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "operating_point.json", "folds/2/model.json"])
+def test_a_newer_schema_is_refused(release: Path, name: str) -> None:
+    edit(release / name, schema=2)
+    if name != "manifest.json":
+        reseal(release)
+    with pytest.raises(ReleaseError, match=r"schema 2, this version reads 1"):
+        load_release(release)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"image_size": 64}, {"target": "stroke"}, {"split_sha256": "6" * 64}, {"data_sha256": "e" * 64}, {"channels": 3}]
+)
+def test_folds_that_disagree_are_refused(release: Path, changes: dict[str, object]) -> None:
+    edit(release / "folds" / "2" / "model.json", **changes)
+    reseal(release)
+    with pytest.raises(ReleaseError, match=rf"folds/2/model\.json: {next(iter(changes))} differs from fold 0"):
+        load_release(release)
+
+
+def test_a_fold_in_another_folds_place_is_refused(release: Path) -> None:
+    edit(release / "folds" / "2" / "model.json", fold=1)
+    reseal(release)
+    with pytest.raises(ReleaseError, match=r"folds/2/model\.json says it is fold 1"):
+        load_release(release)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"folds": [0, 1]},
+        {"folds": []},
+        {"views": []},
+        {"views": ["upside_down"]},
+        {"slice": {"threshold": 1.5}},
+        {"slice": {}},
+        {"patient": {"threshold": "x"}},
+        {"calibration": {"method": "magic", "scale": 1, "shift": 0, "knots": []}},
+        {"calibration": {}},
+        {"exports": {}},
+    ],
+)
+def test_a_bad_operating_point_is_refused(release: Path, changes: dict[str, object]) -> None:
+    edit(release / "operating_point.json", **changes)
+    reseal(release)
+    with pytest.raises(ReleaseError):
+        load_release(release)
+
+
+# Predictor
+
+
+def test_the_probability_is_the_mean_of_the_calibrated_folds(release: Path) -> None:
+    predictor, data = Predictor(release), encode(grey_slice())
+    image = load_slice(data, 32).pixels
+    calibrator = Calibrator("affine", 0.8, -0.1)
+    logits = [
+        np.mean([m.logit(m.run(v)[0]) for v in make_views(image, ["identity", "mirror"])]) for m in predictor.release.models
+    ]
+    expected = calibrator(np.array(logits))
+    prediction = predictor.predict(data, "id")
+    assert prediction.probability == pytest.approx(expected.mean(), abs=1e-6)
+    assert prediction.uncertainty.fold_std == pytest.approx(expected.std(), abs=1e-6)
+    assert prediction.decision == ("stroke" if expected.mean() >= 0.5 else "normal")
+    assert prediction.uncertainty.mc_std is None and prediction.ood.score is None and prediction.request_id == "id"
+
+
+def test_the_service_computes_what_the_evaluation_computes(release: Path) -> None:
+    predictor, pictures = Predictor(release), [encode(grey_slice(seed=seed)) for seed in range(4)]
+    images = np.stack([load_slice(data, 32).pixels for data in pictures])
+    point = predictor.release.operating_point
+    evaluated = fold_probabilities(predictor.release.models, point.calibrator, images, point.views).mean(axis=0)
+    assert [predictor.predict(data).probability for data in pictures] == pytest.approx(evaluated.tolist(), abs=1e-6)
+
+
+def test_same_bytes_same_answer(release: Path) -> None:
+    predictor, data = Predictor(release), encode(grey_slice())
+    answers = [predictor.predict(data).model_dump(exclude={"request_id", "latency_ms"}) for _ in range(5)]
+    assert all(answer == answers[0] for answer in answers)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.0])
+def test_the_threshold_decides(tmp_path: Path, threshold: float) -> None:
+    predictor = Predictor(fake_release(tmp_path, slice={"threshold": threshold, "goal": "f2"}))
+    assert predictor.predict(encode(grey_slice())).decision == ("stroke" if threshold == 0.0 else "normal")
+
+
+def test_a_probability_on_the_threshold_is_stroke(tmp_path: Path) -> None:
+    probability = Predictor(fake_release(tmp_path / "a")).predict(encode(grey_slice())).probability
+    on_it = Predictor(fake_release(tmp_path / "b", slice={"threshold": probability, "goal": "f2"}))
+    assert on_it.predict(encode(grey_slice())).decision == "stroke"
+
+
+def _break_head(fold: Path, value: float) -> None:
+    with np.load(fold / "head.npz") as head:
+        arrays = dict(head)
+    arrays["weight"] = arrays["weight"] * np.float32(1) + np.float32(value)
+    np.savez(fold / "head.npz", **arrays)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_one_fold_without_a_finite_number_means_no_model(release: Path, value: float) -> None:
+    _break_head(release / "folds" / "1", value)
+    reseal(release)
+    with pytest.raises(NoResultError):
+        Predictor(release)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+@pytest.mark.parametrize("bias", ["nan", "inf", "-inf"])
+def test_a_number_that_is_not_finite_means_no_label(release: Path, monkeypatch: pytest.MonkeyPatch, bias: str) -> None:
+    predictor = Predictor(release)
+    monkeypatch.setattr(predictor.release.models[1], "bias", np.float32(bias))
+    with pytest.raises(NoResultError):
+        predictor.predict(encode(grey_slice()))
+
+
+def test_an_unusable_picture_raises(release: Path) -> None:
+    with pytest.raises(ImageError):
+        Predictor(release).predict(b"nothing")
+
+
+def test_describe_warns_when_patients_were_not_kept_apart(tmp_path: Path, release: Path) -> None:
+    about = Predictor(release).describe()
+    assert (
+        about["warnings"] == [] and about["audit"]["allowed"] == ["near_duplicates"] and about["data"]["data_sha256"] == "d" * 64
+    )
+    assert Predictor(fake_release(tmp_path, group_by="none")).describe()["warnings"] == [UNGROUPED]
+
+
+def test_three_channels_are_refused(tmp_path: Path) -> None:
+    inputs = fake_inputs(tmp_path) | {"exports": [fake_export(tmp_path / "three" / str(k), k, channels=3) for k in range(2)]}
+    with pytest.raises(ReleaseError, match="one grey channel"):
+        write_release(tmp_path / "release", **inputs)

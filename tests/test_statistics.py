@@ -1,0 +1,92 @@
+"""Every figure against scikit-learn, weighted and unweighted, and the bootstrap against what clustering must do."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as oracle
+
+from strokect.errors import NotEstimableError
+from strokect.statistics import average_precision, bootstrap_weights, brier, ece, roc_auc, summarise
+
+
+@st.composite
+def scored(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    n = draw(st.integers(4, 60))
+    labels = np.array(draw(st.lists(st.integers(0, 1), min_size=n, max_size=n)))
+    labels[:2] = [0, 1]
+    score = np.array(draw(st.lists(st.sampled_from([0.0, 0.1, 0.2, 0.5, 0.7, 1.0]), min_size=n, max_size=n)))  # many ties
+    weights = np.array(draw(st.lists(st.integers(0, 3), min_size=n, max_size=n)), float)
+    weights[:2] = 1
+    return labels, score, weights
+
+
+@settings(deadline=None)
+@given(scored())
+def test_auc_ap_brier_equal_scikit_learn_with_weights(case: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+    labels, score, weights = case
+    both = np.stack([weights, np.ones_like(weights)])
+    for w, got_auc, got_ap, got_brier in zip(
+        both, roc_auc(labels, score, both), average_precision(labels, score, both), brier(labels, score, both), strict=True
+    ):
+        assert got_auc == pytest.approx(oracle.roc_auc_score(labels, score, sample_weight=w))
+        assert got_ap == pytest.approx(oracle.average_precision_score(labels, score, sample_weight=w))
+        assert got_brier == pytest.approx(oracle.brier_score_loss(labels, score, sample_weight=w))
+
+
+def test_ece_of_a_worked_case() -> None:
+    # Ten bins of ten equal scores; in each the observed share is the score minus 0.1, so every gap is 0.1.
+    score = np.repeat(np.linspace(0.1, 1.0, 10), 10)
+    labels = np.concatenate([np.r_[np.ones(k), np.zeros(10 - k)] for k in range(10)]).astype(int)
+    assert ece(labels, score, np.ones((1, 100)))[0] == pytest.approx(0.1)
+    assert ece(labels, score - 0.1, np.ones((1, 100)))[0] == pytest.approx(0.0)
+
+
+def test_summary_equals_scikit_learn() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 300)
+    score = np.clip(0.5 * labels + rng.uniform(0, 0.7, 300), 0, 1)
+    decisions = (score >= 0.6).astype(int)
+    got = summarise(labels, score, decisions, np.repeat(np.arange(30), 10), threshold=0.6, resamples=200, seed=0)
+    assert got["f2"]["value"] == pytest.approx(oracle.fbeta_score(labels, decisions, beta=2))
+    assert got["sensitivity"]["value"] == pytest.approx(oracle.recall_score(labels, decisions))
+    assert got["specificity"]["value"] == pytest.approx(oracle.recall_score(1 - labels, 1 - decisions))
+    assert got["accuracy"]["value"] == pytest.approx(oracle.accuracy_score(labels, decisions))
+    tn, fp, fn, tp = oracle.confusion_matrix(labels, decisions).ravel()
+    assert got["confusion_matrix"] == {"tn": tn, "fp": fp, "fn": fn, "tp": tp}
+    precision, recall, f1, support = oracle.precision_recall_fscore_support(labels, decisions)
+    for i, name in enumerate(("normal", "stroke")):
+        assert got["per_class"][name] == pytest.approx(
+            {"precision": precision[i], "recall": recall[i], "f1": f1[i], "support": support[i]}
+        )
+    for name in ("roc_auc", "average_precision", "f2", "ece", "brier"):
+        low, high = got[name]["ci95"]
+        assert low <= high
+        assert name == "ece" or low <= got[name]["value"] <= high  # resampling adds to a calibration error
+
+
+def test_patients_are_drawn_whole_and_clustering_widens_the_interval() -> None:
+    patients = np.repeat(np.arange(20), 15)
+    counts, index = bootstrap_weights(patients, 500, 0)
+    assert (counts.sum(axis=1) == 20).all()
+    assert (index == patients).all()
+    # All slices of a patient are right or wrong together: 20 independent facts, not 300.
+    labels = np.ones(300, int)
+    labels[0] = 0
+    decisions = np.repeat(np.random.default_rng(1).integers(0, 2, 20), 15)
+    widths = []
+    for clusters in (patients, np.arange(300)):
+        got = summarise(labels, decisions.astype(float), decisions, clusters, threshold=0.5, resamples=1000, seed=0)
+        low, high = got["sensitivity"]["ci95"]
+        widths.append(high - low)
+    assert widths[0] > 2.5 * widths[1]
+
+
+def test_undefined_figures_are_null_and_nan_is_refused() -> None:
+    arguments = {"threshold": 0.5, "resamples": 100, "seed": 0}
+    got = summarise(np.zeros(6, int), np.linspace(0, 1, 6), np.zeros(6, int), np.arange(6), **arguments)
+    assert got["roc_auc"] == {"value": None, "ci95": None}
+    assert got["sensitivity"] == {"value": None, "ci95": None}
+    assert got["specificity"]["value"] == 1.0
+    with pytest.raises(NotEstimableError):
+        summarise(np.array([0, 1]), np.array([0.1, np.nan]), np.array([0, 1]), np.arange(2), **arguments)
