@@ -50,7 +50,7 @@ def test_packaged_weights_know_a_flower() -> None:
 
 def test_missing_weights_say_which_options_exist(tmp_path: Path) -> None:
     for backbone, weights in (("tf_efficientnet_b3", "package"), (LITE0, str(tmp_path / "no.pth"))):
-        with pytest.raises(TrainingError, match="hub.*none.*path"):
+        with pytest.raises(TrainingError, match=r"hub.*none.*path"):
             build_network(backbone, weights, 0.2)
     with pytest.raises(TrainingError, match="not a timm model"):
         build_network("efficientnet_b99", "none", 0.2)

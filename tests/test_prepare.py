@@ -79,9 +79,7 @@ def test_allowed_unreadable_pictures_are_left_out_and_listed(params: DataParams,
     np.testing.assert_array_equal(prepared.images[22], load_slice(data, 48).pixels)
 
 
-def test_colour_and_sixteen_bit_pictures_are_refused_not_silently_converted(
-    params: DataParams, folder: Path, tmp_path: Path
-) -> None:
+def test_colour_and_sixteen_bit_pictures_are_refused(params: DataParams, folder: Path, tmp_path: Path) -> None:
     Image.fromarray(np.random.default_rng(1).integers(0, 255, (50, 50, 3), np.uint8)).save(folder / "normal/D_4.png")
     with pytest.raises(DataError, match="colour"):
         prepare(of_folder(params), folder, tmp_path / "out")

@@ -1,6 +1,7 @@
 """The loop's parts against references, and a killed run against an uninterrupted one."""
 
 import dataclasses
+import itertools
 import math
 import os
 import signal
@@ -126,7 +127,7 @@ def test_schedule_warms_up_then_falls_to_a_hundredth() -> None:
     assert rates[0] == pytest.approx(0.1)
     assert rates[9] == rates[10] == pytest.approx(1.0)
     assert rates[55] == pytest.approx(0.505)
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
     assert rates[-1] < 0.011
 
 
