@@ -4,7 +4,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export BENTOML_DO_NOT_TRACK := True
 PORT ?= 3000
 
-.PHONY: help setup repro test test-all lint serve import bench lock clean
+.PHONY: help setup repro test test-all lint serve import bench readme lock
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -39,6 +39,12 @@ serve: setup ## serve the built bento on http://127.0.0.1:$(PORT)
 
 import: setup ## bring a data set in: make import SOURCE=kaggle_ct_ich FROM=/path/to/folder
 	@python -m strokect.import_data "$(SOURCE)" "$(FROM)"
+
+bench: setup ## the benchmarks, into metrics/bench/
+	python -m benchmarks.pipeline
+
+readme: setup ## fill the marked blocks of README.md from the metrics
+	python -m docs.update_readme
 
 lock: setup ## pin requirements.in into requirements.lock
 	uv pip compile -q --no-emit-index-url --no-emit-find-links --python-version 3.11 requirements.in -o requirements.lock

@@ -77,13 +77,14 @@ def metrics_table(metrics: dict[str, Any]) -> str:
     """The figures of both levels as an aligned text table with intervals."""
     lines = [f"{'':20}{'slice':>26}{'patient':>28}"]
     for name in FIGURES:
-        cells = [_cell(metrics[level][name]) for level in ("slice", "patient")]
+        cells = [figure_text(metrics[level][name]) for level in ("slice", "patient")]
         lines.append(f"{name:20}{cells[0]:>26}{cells[1]:>28}")
     lines.append(f"{'threshold':20}{metrics['slice']['threshold']:>10.3f}{metrics['patient']['threshold']:>28.3f}")
     return "\n".join(lines)
 
 
-def _cell(figure: dict[str, Any]) -> str:
+def figure_text(figure: dict[str, Any]) -> str:
+    """A figure with its interval, or that it is not estimable."""
     if figure["value"] is None:
         return "not estimable"
     return f"{figure['value']:.3f} [{figure['ci95'][0]:.3f}, {figure['ci95'][1]:.3f}]"

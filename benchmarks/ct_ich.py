@@ -1,0 +1,108 @@
+"""The honest run on CT-ICH beside three controls: `python -m benchmarks.ct_ich` runs them and writes docs/results/ct-ich.md.
+
+Needs the data: `make import SOURCE=kaggle_ct_ich FROM=<folder>`. Runs that DVC has cached are restored, not repeated, and a
+killed run resumes, so the command can be given again at any time.
+"""
+
+import argparse
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from strokect.errors import DataError, run_stage
+from strokect.files import read_json, write_json, write_text
+from strokect.reporting import figure_text
+
+RESULTS = Path("docs/results")
+RUNS = {
+    "ct_ich": "radiologists' slice labels, grouped by patient",
+    "ct_ich_folder_labels": "folder labels, grouped by patient",
+    "ct_ich_leaky": "folder labels, slices dealt out one by one",
+    "ct_ich_leaky_shuffled": "labels permuted between patients, slices dealt out one by one",
+}
+FIGURES = {
+    "roc_auc": "ROC AUC",
+    "average_precision": "average precision",
+    "accuracy": "accuracy",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "f2": "F2",
+    "ece": "ECE",
+    "brier": "Brier",
+}
+
+
+def command(profile: str) -> str:
+    """The command that makes a run."""
+    return f"dvc exp run -S profile={profile}"
+
+
+def collect(profile: str) -> dict[str, Any]:
+    """What the workspace holds after a run: metrics, params, training time."""
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    metrics = read_json("metrics/evaluate.json")
+    histories = [pd.read_csv(path) for path in sorted(Path("models").glob("*/*/history.csv"))]
+    return {
+        "command": command(profile),
+        "training_minutes": round(sum(float(history["seconds"].sum()) for history in histories) / 60, 1),
+        "params": params,
+        "metrics": metrics,
+    }
+
+
+def render(runs: dict[str, dict[str, Any]]) -> str:
+    """docs/results/ct-ich.md."""
+    first = runs["ct_ich"]["metrics"]
+    lines = [
+        "# CT-ICH: one honest run, three controls",
+        "",
+        "Written by `python -m benchmarks.ct_ich` from the metrics of each run (`docs/results/ct-ich/*.json`). All figures are",
+        f"out-of-fold; brackets are {first['interval']}. Backbone `{first['backbone']}`.",
+        "",
+        "| run | labels and split | target | slices / patients (positive) | px, epochs | training | device | data hash |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, run in runs.items():
+        m, p = run["metrics"], run["params"]
+        counts = f"{m['n_slices']} ({m['slice']['n_positive']}) / {m['n_patients']} ({m['n_positive_patients']})"
+        tuning = p["hnm"]["epochs"] if p["hnm"]["enabled"] else 0
+        size = f"{p['data']['image_size']}, {p['train']['epochs']} + {tuning}"
+        lines.append(
+            f"| `{name}` | {RUNS[name]} | {m['target']} | {counts} | {size} | {run['training_minutes']} min | {m['device']} "
+            f"| `{m['data_sha256'][:12]}` |"
+        )
+    for level in ("slice", "patient"):
+        lines += ["", f"## {level.capitalize()} level", "", "| | " + " | ".join(f"`{name}`" for name in runs) + " |"]
+        lines.append("|---|" + "---|" * len(runs))
+        for key, label in FIGURES.items():
+            lines.append(f"| {label} | " + " | ".join(figure_text(run["metrics"][level][key]) for run in runs.values()) + " |")
+    lines += ["", "## Commands", "", "```"]
+    lines += [run["command"] for run in runs.values()]
+    lines += ["```", "", "Notes that travel with the figures:", ""]
+    for name, run in runs.items():
+        lines += [f"- `{name}`: {note}" for note in run["metrics"]["notes"]]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Run what is asked for (all by default), then write the page from every run that is there."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("profiles", nargs="*", default=list(RUNS), choices=[*RUNS, []], help="which runs; all by default")
+    for profile in parser.parse_args().profiles:
+        print(f"== {command(profile)}", flush=True)
+        if subprocess.run(command(profile).split(), check=False).returncode:
+            raise DataError(f"`{command(profile)}` failed; its message is above. Give the command again to resume")
+        write_json(RESULTS / "ct-ich" / f"{profile}.json", collect(profile))
+    runs = {name: read_json(path) for name in RUNS if (path := RESULTS / "ct-ich" / f"{name}.json").is_file()}
+    if set(runs) == set(RUNS):
+        write_text(RESULTS / "ct-ich.md", render(runs))
+        print(f"{RESULTS / 'ct-ich.md'} written")
+    else:
+        print(f"still missing: {', '.join(sorted(set(RUNS) - set(runs)))}")
+
+
+if __name__ == "__main__":
+    run_stage(main)

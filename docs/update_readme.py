@@ -1,0 +1,57 @@
+"""Fill the marked blocks of README.md from the metrics files (`make readme`); tests/test_readme.py checks them."""
+
+import re
+from pathlib import Path
+
+from benchmarks.ct_ich import RESULTS, RUNS
+from strokect.errors import DataError, run_stage
+from strokect.files import read_json, write_text
+from strokect.reporting import figure_text
+from strokect.summary import summary
+
+README = Path("README.md")
+
+
+def blocks() -> dict[str, str]:
+    """What each marked block must hold."""
+    phantom = f"```text\n{summary(read_json('metrics/evaluate.json'))}\n```"
+    return {"phantom": phantom, "ct-ich": ct_ich_table(), "timing": timing()}
+
+
+def ct_ich_table() -> str:
+    """The four runs of docs/results/ct-ich.md, ROC AUC only."""
+    lines = ["| run | slice ROC AUC [95 % interval] | patient ROC AUC [95 % interval] |", "|---|---|---|"]
+    for name, meaning in RUNS.items():
+        metrics = read_json(RESULTS / "ct-ich" / f"{name}.json")["metrics"]
+        cells = [figure_text(metrics[level]["roc_auc"]) for level in ("slice", "patient")]
+        lines.append(f"| {meaning} | {cells[0]} | {cells[1]} |")
+    return "\n".join(lines)
+
+
+def timing() -> str:
+    """metrics/bench/pipeline.json in a sentence."""
+    bench = read_json("metrics/bench/pipeline.json")
+    first, no_op = bench["first_repro_s"] / 60, bench["no_op_repro_s"]["median"]
+    return (
+        f"Measured on {bench['cores']} CPU cores: `dvc repro` from nothing {first:.1f} minutes, with nothing changed "
+        f"{no_op:.1f} s (median of five; `python -m benchmarks.pipeline`)."
+    )
+
+
+def fill(text: str) -> str:
+    """README text with every block replaced by what the metrics say."""
+    for name, content in blocks().items():
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
+        if not pattern.search(text):
+            raise DataError(f"{README}: the block <!-- {name} --> … <!-- /{name} --> is missing")
+        text = pattern.sub(lambda match, content=content: match[1] + content + match[2], text)
+    return text
+
+
+def main() -> None:
+    """Rewrite README.md."""
+    write_text(README, fill(README.read_text(encoding="utf-8")))
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,104 @@
+"""dvc.yaml: every stage depends on the code that shapes its output; push, clone and pull give a pipeline with nothing to do."""
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT, tiny_params
+
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+# Reading, writing and naming things: a change here changes no figure, and every stage uses them.
+INFRASTRUCTURE = {"__init__", "errors", "files", "manifest", "params"}
+# Imported for a constant, for `available_cores`, or (splits) to pick the rows that data/splits.csv names.
+ONLY_A_NAME = {
+    "prepare": {"engine", "calibration", "views"},
+    "train_fold": {"engine", "calibration", "views", "splits"},
+    "hnm": {"engine", "calibration", "views", "splits"},
+    "export": {"fold", "training", "augment", "calibration", "splits"},
+    "tune_threshold": {"fold", "training", "augment", "network", "engine", "views", "splits"},
+    "evaluate": {"fold", "training", "augment", "network", "splits"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    """strokect modules that a file imports, at the top or inside a function."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "strokect":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("strokect."):
+            found.add((node.module or "").split(".")[1])
+    return found
+
+
+def reachable(path: Path) -> set[str]:
+    """`imports`, followed through the package."""
+    seen: set[str] = set()
+    todo = imports(path)
+    while todo:
+        module = todo.pop()
+        if module not in seen:
+            seen.add(module)
+            todo |= imports(ROOT / f"strokect/{module}.py")
+    return seen
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_stage_depends_on_its_code(stage: str) -> None:
+    deps = set(STAGES[stage]["deps"])
+    assert f"stages/{stage}.py" in deps
+    needed = reachable(ROOT / f"stages/{stage}.py") - INFRASTRUCTURE - ONLY_A_NAME.get(stage, set())
+    missing = {f"strokect/{module}.py" for module in needed} - deps
+    assert not missing, f"dvc.yaml: {stage} uses {sorted(missing)} but does not depend on them"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_stage_depends_on_nothing_that_is_not_there(stage: str) -> None:
+    paths = [dep for dep in STAGES[stage]["deps"] if dep.endswith(".py")]
+    assert [path for path in paths if not (ROOT / path).is_file()] == []
+
+
+def test_committed_lock_is_that_of_the_committed_params() -> None:
+    lock = yaml.safe_load((ROOT / "dvc.lock").read_text())["stages"]
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    assert {name.split("@")[0] for name in lock} == set(STAGES)
+    assert lock["prepare"]["params"]["params.yaml"]["data"] == params["data"]
+    assert lock["train_fold@0"]["params"]["params.yaml"]["train"] == params["train"]
+
+
+def shell(folder: Path, *command: str) -> str:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": ""}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command}: {done.stdout[-1500:]}{done.stderr[-1500:]}"
+    return done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_push_clone_pull_and_nothing_to_do(tmp_path: Path) -> None:
+    """A whole tiny `dvc repro` in a copy of the working tree, through a local-folder remote, into a fresh clone."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    files = [line for line in shell(ROOT, "git", "ls-files", "-co", "--exclude-standard").splitlines() if (ROOT / line).is_file()]
+    for name in files:
+        (first / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, first / name)
+    (first / "dvc.lock").unlink(missing_ok=True)
+    (first / "params.yaml").write_text(yaml.safe_dump(tiny_params()))
+    git = ("git", "-c", "user.name=t", "-c", "user.email=t@t")
+    shell(first, "git", "init", "-q")
+    shell(first, "dvc", "repro")
+    assert "up to date" in shell(first, "dvc", "repro")
+    shell(first, "dvc", "remote", "add", "-d", "store", str(tmp_path / "store"))
+    shell(first, "dvc", "push", "-q")
+    shell(first, *git, "add", "-A")
+    shell(first, *git, "commit", "-qm", "run")
+
+    shell(tmp_path, "git", "clone", "-q", str(first), str(second))
+    shell(second, "dvc", "pull", "-q")
+    assert (second / "models/release/manifest.json").is_file()
+    assert "up to date" in shell(second, "dvc", "repro")
+    assert shell(second, "git", "status", "--porcelain") == ""

@@ -1,0 +1,24 @@
+"""No number in the README that the metrics files do not hold, and none of this data's or machine's private matters in git."""
+
+import subprocess
+
+import pytest
+from conftest import ROOT
+
+from docs.update_readme import README, fill
+
+
+def test_blocks_are_current(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    text = README.read_text(encoding="utf-8")
+    assert fill(text) == text, "run `make readme`"
+
+
+def test_it_says_what_it_is_not() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "not a medical device" in text
+
+
+def test_no_picture_and_no_dicom_of_anybody_is_in_git() -> None:
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert not [name for name in tracked if name.lower().endswith((".dcm", ".jpg", ".jpeg", ".npy", ".npz", ".onnx"))]
