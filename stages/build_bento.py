@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from strokect.errors import ReleaseError, run_stage
-from strokect.files import atomic_path, sha256_file
+from strokect.files import atomic_path, read_json, sha256_file
 from strokect.release import write_release
 
 # The part of the package that the service imports and the bento carries. None of it may import torch.
@@ -63,7 +63,8 @@ def _bentoml(arguments: tuple[str, ...], folder: Path, environment: dict[str, st
 def main() -> None:
     """Read the outputs of export, tune_threshold, evaluate and audit; write the release and the bento."""
     models, metrics = Path("models"), Path("metrics")
-    exports = sorted(path.parent for path in (models / "export").glob("*/model.json"))
+    # Not every folder there: a fold that params.yaml no longer lists leaves its export behind.
+    exports = [models / "export" / str(fold) for fold in read_json(models / "operating_point.json")["folds"]]
     version = write_release(
         models / "release", exports, models / "operating_point.json", metrics / "evaluate.json", metrics / "audit.json"
     )

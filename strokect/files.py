@@ -32,6 +32,8 @@ def atomic_folder(target: Path | str) -> Iterator[Path]:
     """Yield an empty temporary folder beside `target`; it replaces `target` as a whole if the block succeeds."""
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
+    for stale in target.parent.glob(f".{target.name}.*.partial"):  # of a process that was killed
+        shutil.rmtree(stale, ignore_errors=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
     temporary.chmod(0o755)  # mkdtemp makes 0700, which would travel into caches and containers
     try:

@@ -32,6 +32,15 @@ def test_atomic_folder_replaces_the_whole_folder_or_nothing(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_what_a_killed_process_left_behind_is_removed_by_the_next_run(tmp_path: Path) -> None:
+    (tmp_path / ".out.abc.partial").mkdir()
+    (tmp_path / ".out.abc.partial/half").write_text("half")
+    (tmp_path / ".other.abc.partial").mkdir()  # of another target: not ours to remove
+    with atomic_folder(tmp_path / "out"):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.abc.partial", "out"]
+
+
 def test_json_refuses_nan_and_names_a_bad_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="Out of range"):
         write_json(tmp_path / "x.json", {"auc": float("nan")})
