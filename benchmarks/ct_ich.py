@@ -23,6 +23,11 @@ RUNS = {
     "ct_ich_leaky": "folder labels, slices dealt out one by one",
     "ct_ich_leaky_shuffled": "labels permuted between patients, slices dealt out one by one",
 }
+SERVED = (
+    "`make serve` in the workspace of `ct_ich`, then `python -m benchmarks.ct_ich_predict http://127.0.0.1:3000`; release "
+    "`{model_version}`, threshold {threshold}. Four of the five folds were trained on each of these patients: the answers show "
+    "that the service works, not how good the model is."
+)
 FIGURES = {
     "roc_auc": "ROC AUC",
     "average_precision": "average precision",
@@ -53,8 +58,8 @@ def collect(profile: str) -> dict[str, Any]:
     }
 
 
-def render(runs: dict[str, dict[str, Any]]) -> str:
-    """docs/results/ct-ich.md."""
+def render(runs: dict[str, dict[str, Any]], answers: list[dict[str, Any]]) -> str:
+    """docs/results/ct-ich.md; `answers` are those of `benchmarks.ct_ich_predict`."""
     first = runs["ct_ich"]["metrics"]
     lines = [
         "# CT-ICH: one honest run, three controls",
@@ -84,6 +89,10 @@ def render(runs: dict[str, dict[str, Any]]) -> str:
     lines += ["```", "", "Notes that travel with the figures:", ""]
     for name, run in runs.items():
         lines += [f"- `{name}`: {note}" for note in run["metrics"]["notes"]]
+    if answers:
+        lines += ["", "## The served model asked about known patients", "", SERVED.format(**answers[0]), ""]
+        lines += ["| patient | slice | radiologists | decision | probability |", "|---|---|---|---|---|"]
+        lines += [f"| {a['patient']} | {a['slice']} | {a['label']} | {a['decision']} | {a['probability']:.3f} |" for a in answers]
     return "\n".join(lines) + "\n"
 
 
@@ -98,7 +107,8 @@ def main() -> None:
         write_json(RESULTS / "ct-ich" / f"{profile}.json", collect(profile))
     runs = {name: read_json(path) for name in RUNS if (path := RESULTS / "ct-ich" / f"{name}.json").is_file()}
     if set(runs) == set(RUNS):
-        write_text(RESULTS / "ct-ich.md", render(runs))
+        predictions = RESULTS / "ct-ich" / "predict.json"
+        write_text(RESULTS / "ct-ich.md", render(runs, read_json(predictions) if predictions.is_file() else []))
         print(f"{RESULTS / 'ct-ich.md'} written")
     else:
         print(f"still missing: {', '.join(sorted(set(RUNS) - set(runs)))}")

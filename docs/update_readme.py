@@ -1,6 +1,7 @@
 """Fill the marked blocks of README.md from the metrics files (`make readme`); tests/test_readme.py checks them."""
 
 import re
+import shutil
 from pathlib import Path
 
 from benchmarks.ct_ich import RESULTS, RUNS
@@ -49,7 +50,8 @@ def fill(text: str) -> str:
 
 
 def main() -> None:
-    """Rewrite README.md."""
+    """Rewrite README.md and the plot that it shows."""
+    shutil.copyfile("reports/plots/roc.png", "docs/phantom/roc.png")
     write_text(README, fill(README.read_text(encoding="utf-8")))
 
 
