@@ -96,11 +96,15 @@ def render(runs: dict[str, dict[str, Any]], answers: list[dict[str, Any]]) -> st
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Run what is asked for (all by default), then write the page from every run that is there."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("profiles", nargs="*", default=list(RUNS), choices=[*RUNS, []], help="which runs; all by default")
-    for profile in parser.parse_args().profiles:
+    parser.add_argument("profiles", nargs="*", metavar="run", help=f"which of {', '.join(RUNS)}; all by default")
+    # The controls first: what the workspace holds at the end is what `make serve` serves.
+    profiles = parser.parse_args(arguments).profiles or list(reversed(RUNS))
+    if unknown := set(profiles) - set(RUNS):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(RUNS)}")
+    for profile in profiles:
         print(f"== {command(profile)}", flush=True)
         if subprocess.run(command(profile).split(), check=False).returncode:
             raise DataError(f"`{command(profile)}` failed; its message is above. Give the command again to resume")

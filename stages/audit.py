@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from strokect.audit import audit_cohort, build_report, check_allow, render_page
+from strokect.audit import audit_cohort, build_report, check_allow
+from strokect.audit_page import render_page
 from strokect.errors import AuditError, run_stage
 from strokect.files import write_json, write_text
 from strokect.manifest import Prepared, load_prepared

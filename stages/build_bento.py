@@ -24,6 +24,7 @@ SERVING_MODULES = (
     "images",
     "predictor",
     "release",
+    "sidecar",
     "views",
 )
 CODE = ("bentofile.yaml", "service.py", *(f"strokect/{module}.py" for module in SERVING_MODULES))

@@ -11,13 +11,13 @@ from tqdm import tqdm
 from strokect.calibration import Calibrator
 from strokect.engine import FoldModel, fold_probabilities
 from strokect.errors import DataError, run_stage
-from strokect.files import atomic_folder, atomic_path, read_json, sha256_bytes, write_json
+from strokect.files import atomic_folder, atomic_path, read_json, sha256_file, write_json
 from strokect.fold import SPLIT
 from strokect.manifest import Prepared, load_prepared
 from strokect.operating_point import patient_scores
 from strokect.params import EvaluateParams, load_params
 from strokect.plots import Scored, draw, plot_tables, training_table
-from strokect.reporting import metrics_table, report
+from strokect.reporting import Judged, metrics_table, report
 from strokect.splits import read_split, rows_of_test_part
 
 OPENINGS = Path("metrics/test_openings.csv")
@@ -41,23 +41,17 @@ def evaluate_test(
     patients, labels = prepared.patients[rows], prepared.labels[rows]
     decision = (probability >= point["slice"]["threshold"]).astype(np.int64)
     _, scores = patient_scores(probability, patients, point["patient"]["top_k"])
-    metrics = report(
-        "test",
-        labels,
-        patients,
-        probability,
-        decision,
-        scores,
-        (scores >= point["patient"]["threshold"]).astype(np.int64),
-        slice_threshold=point["slice"]["threshold"],
-        patient_threshold=point["patient"]["threshold"],
-        cohort=prepared.cohort,
-        sidecar=models[0].sidecar,
-        audit=audit,
-        resamples=params.resamples,
-        seed=params.seed,
-    )
+    slices = Judged(probability, probability, decision, point["slice"]["threshold"])
+    at = point["patient"]["threshold"]
+    whole = Judged(scores, scores, (scores >= at).astype(np.int64), at)
+    described = {"cohort": prepared.cohort, "sidecar": models[0].sidecar, "audit": audit}
+    metrics = report("test", labels, patients, slices, whole, resamples=params.resamples, seed=params.seed, **described)
     return metrics, Scored("test", labels, probability, decision)
+
+
+def opens_test(params: EvaluateParams, cohort: dict[str, Any]) -> bool:
+    """Whether this run may look at the test part."""
+    return params.open_test is True or (params.open_test == "synthetic" and cohort["synthetic"])
 
 
 def record_opening(path: Path, model: str, cohort: dict[str, Any], metrics: dict[str, Any]) -> None:
@@ -88,13 +82,16 @@ def main() -> None:
     oof = pd.read_csv("models/oof.csv", dtype={"file": str, "patient": str})
     parts = [Scored("oof", *(oof[name].to_numpy() for name in ("label", "probability", "decision")))]
     metrics = read_json("metrics/oof.json")
-    if params.evaluate.open_test:
+    if opens_test(params.evaluate, prepared.cohort):
         if not len(test):
-            raise DataError("evaluate.open_test is true but split.test_fraction is 0: there is no test part; set one of the two")
+            raise DataError(
+                "evaluate.open_test is set but there is no test part: set it to false, or split.test_fraction above 0"
+            )
         models = [FoldModel(EXPORTS / str(fold)) for fold in point["folds"]]
         metrics, scored = evaluate_test(prepared, test, point, models, read_json("metrics/audit.json"), params.evaluate)
         parts.append(scored)
-        model = sha256_bytes("".join(point["exports"].values()).encode())[:12]
+        # The operating point holds the hashes of the folds: another threshold on the same folds is another model.
+        model = sha256_file("models/operating_point.json")[:12]
         record_opening(OPENINGS, model, prepared.cohort, metrics)
     write_json("metrics/evaluate.json", metrics)
 

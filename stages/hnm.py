@@ -80,9 +80,8 @@ def main() -> None:
     before = predict_logits(net.to(device), images, device)
     tuned: FoldNet = net
     name = given_sidecar["device"]
-    resume = resume_path(
-        "hnm", fold, *identity(prepared, params.model, params.train, params.hnm), sha256_file(given / "model.safetensors")
-    )
+    hnm_identity = [dataclasses.asdict(params.hnm), sha256_file(given / "model.safetensors")]
+    resume = resume_path("hnm", fold, *identity(prepared, params.model, params.train, *hnm_identity))
     if params.hnm.enabled:
         weights = class_weights(labels, params.train.class_balance)
         weights[np.concatenate([hard.negatives, hard.positives])] *= params.hnm.weight

@@ -12,12 +12,13 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from strokect.engine import available_cores
 from strokect.errors import DataError, ImageError, run_stage
 from strokect.files import atomic_folder, sha256_file, write_json
 from strokect.manifest import COLUMNS, PREPARED
 from strokect.params import DataParams, load_params
 from strokect.sources import Pixels, Row, Source, read_source
+
+MAX_LISTED = 50  # unreadable files named in an error
 
 
 def prepare(params: DataParams, raw_root: Path, target: Path) -> dict[str, Any]:
@@ -36,13 +37,13 @@ def prepare(params: DataParams, raw_root: Path, target: Path) -> dict[str, Any]:
         for row, pixels in _decode(source):
             if isinstance(pixels, ImageError):
                 unreadable.append({"file": row.file, "reason": str(pixels)})
-                if len(unreadable) > params.max_unreadable:
-                    raise DataError(_unreadable_message(unreadable, params, raw_root))
                 continue
             images[len(kept)] = pixels.image
             kept.append(_manifest_row(row, pixels, params.source))
             if pixels.mask is not None:
                 masks.append(pixels.mask)
+        if len(unreadable) > params.max_unreadable:
+            raise DataError(_unreadable_message(unreadable, params, raw_root))
         if not kept:
             raise DataError(f"{raw_root}: no slice could be read")
         images.flush()
@@ -67,12 +68,14 @@ def _decode(source: Source) -> Iterator[tuple[Row, Pixels | ImageError]]:
         except ImageError as error:
             return row, error
 
-    with ThreadPoolExecutor(available_cores()) as pool:
+    with ThreadPoolExecutor() as pool:
         yield from tqdm(pool.map(read, source.rows), total=len(source.rows), desc="prepare", unit="slice", mininterval=1)
 
 
 def _unreadable_message(unreadable: list[dict[str, str]], params: DataParams, root: Path) -> str:
-    listed = "\n".join(f"  {root / item['file']}: {item['reason']}" for item in unreadable)
+    listed = "\n".join(f"  {root / item['file']}: {item['reason']}" for item in unreadable[:MAX_LISTED])
+    if len(unreadable) > MAX_LISTED:
+        listed += f"\n  … and {len(unreadable) - MAX_LISTED} more"
     return (
         f"{len(unreadable)} file(s) cannot be used and data.max_unreadable is {params.max_unreadable}:\n{listed}\n"
         "Mend or remove them, or raise data.max_unreadable in params.yaml: they are then left out and listed"

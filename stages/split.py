@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from strokect.duplicates import near_duplicate_pairs, perceptual_hash
+from strokect.duplicates import linked_rows
 from strokect.errors import run_stage
 from strokect.files import atomic_path
 from strokect.manifest import load_prepared
@@ -14,7 +14,7 @@ def main() -> None:
     """Read the prepared cohort, write data/splits.csv."""
     params = load_params().split
     prepared = load_prepared()
-    linked = near_duplicate_pairs(perceptual_hash(np.asarray(prepared.images[:, 0])))
+    linked = linked_rows(np.asarray(prepared.images[:, 0]))
     split = make_split(prepared.manifest, linked, params)
     with atomic_path("data/splits.csv") as path:
         split.to_csv(path, index=False)

@@ -27,7 +27,7 @@ def main() -> None:
     labels = prepared.labels[rows]
 
     task = make_task(prepared, split, fold, class_weights(labels, params.train.class_balance), "train_fold")
-    resume = resume_path("train_fold", fold, *identity(prepared, params.model, params.train), params.hnm.mine_epoch)
+    resume = resume_path("train_fold", fold, *identity(prepared, params.model, params.train, params.hnm.mine_epoch))
     torch.manual_seed(params.train.seed * 100 + fold)  # the head starts at random
     net = build_network(params.model.backbone, params.model.weights, params.model.dropout)
     net, progress, device = train(net, task, params.train, fold=fold, mine_epoch=params.hnm.mine_epoch, resume=resume)

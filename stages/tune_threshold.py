@@ -1,11 +1,11 @@
 """tune_threshold: calibration, slice and patient threshold from out-of-fold predictions only."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from strokect.engine import read_sidecar
 from strokect.errors import run_stage
 from strokect.files import atomic_path, read_json, sha256_file, write_json
 from strokect.fold import SPLIT
@@ -13,6 +13,7 @@ from strokect.manifest import load_prepared
 from strokect.out_of_fold import load_out_of_fold, operating_point_json, tune
 from strokect.params import load_params
 from strokect.reporting import metrics_table, report
+from strokect.sidecar import read_sidecar
 from strokect.splits import read_split
 
 EXPORTS = Path("models/export")
@@ -39,28 +40,15 @@ def main() -> None:
             "label": oof.labels,
             "fold": oof.fold,
             "logit": oof.logits,
-            "probability": tuned.probability,
-            "decision": tuned.slice_decision,
+            "probability": tuned.slices.probability,
+            "decision": tuned.slices.decision,
         }
     )
     with atomic_path("models/oof.csv") as path:
         table.to_csv(path, index=False)
-    metrics = report(
-        "oof",
-        oof.labels,
-        oof.patients,
-        tuned.probability,
-        tuned.slice_decision,
-        tuned.patient_probability,
-        tuned.patient_decision,
-        slice_threshold=tuned.slice_threshold,
-        patient_threshold=tuned.patient_threshold,
-        cohort=prepared.cohort,
-        sidecar=sidecar,
-        audit=read_json("metrics/audit.json"),
-        resamples=params.tune_threshold.resamples,
-        seed=params.tune_threshold.seed,
-    )
+    described: dict[str, Any] = {"cohort": prepared.cohort, "sidecar": sidecar, "audit": read_json("metrics/audit.json")}
+    described |= {"resamples": params.tune_threshold.resamples, "seed": params.tune_threshold.seed}
+    metrics = report("oof", oof.labels, oof.patients, tuned.slices, tuned.whole, **described)
     write_json("metrics/oof.json", metrics)
     print(
         f"calibration: {tuned.calibrator.method}; cross-fitted log loss {tuned.log_loss_before:.4f} → "

@@ -12,13 +12,13 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment
 from numpy.typing import NDArray
 
 from strokect.errors import DataError, ParamsError
 from strokect.files import sha256_bytes
 
 MAX_FILES = 50  # listed per finding; the message has the full count
+MIN_PATIENTS, MAX_ALONE = 10, 0.9  # from so many patients on, this share of them with a single slice is too much
 MAX_NAMED = 20  # patients or reasons spelled out in a message
 # Seen in public copies: Explorer's copies, augmented or generated pictures, slices with the lesion's contour drawn on them.
 # The words stand alone ("aug_12", "x - Copy"), so that names such as "Augsburg" or "copyright" pass.
@@ -112,6 +112,20 @@ def label_conflict(evidence: Evidence) -> Finding | None:
     return Finding("label_conflict", "error", message, tuple(sorted(own["file"])))
 
 
+def one_slice_per_patient(evidence: Evidence) -> Finding | None:
+    """(Almost) every patient has one slice: the ids are probably those of pictures, and the split would not be by patient."""
+    slices = evidence.manifest.groupby("patient").size()
+    alone = int((slices == 1).sum())
+    if len(slices) < MIN_PATIENTS or alone < MAX_ALONE * len(slices):
+        return None
+    message = (
+        f"{alone:,} of {_count(len(slices), 'patient')} have a single slice: patient level not verifiable. Check how the patient "
+        "id is found (data.folder.patient_regex); slices of one person under several ids would leak"
+    )
+    own = evidence.manifest[evidence.manifest["patient"].isin(slices.index[slices == 1])]
+    return _finding("one_slice_per_patient", "error", message, [own])
+
+
 def suspicious_names(evidence: Evidence) -> Finding | None:
     """Names of copies, augmented or synthetic pictures and overlays: not original slices."""
     hits = tuple(sorted(file for file in evidence.manifest["file"] if SUSPICIOUS.search(file)))
@@ -135,6 +149,7 @@ _ALL: tuple[Check, ...] = (
     identical_across_classes,
     patient_in_two_classes,
     label_conflict,
+    one_slice_per_patient,
     identical_within_patient,
     suspicious_names,
     unreadable,
@@ -201,50 +216,3 @@ def _first(names: Iterable[str], separator: str = ", ") -> str:
     listed = list(names)
     more = f"{separator}and {len(listed) - MAX_NAMED} more" if len(listed) > MAX_NAMED else ""
     return separator.join(listed[:MAX_NAMED]) + more
-
-
-def render_page(report: dict[str, Any], facts: dict[str, Any]) -> str:
-    """`build_report`'s result → reports/audit.html, self-contained. `facts` are shown as name and value; no pictures."""
-    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(PAGE)
-    return page.render(facts=facts, max_files=MAX_FILES, **report)
-
-
-PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Audit of the cohort</title>
-<style>
-:root { color-scheme: light dark; --line: #8885; --error: #b3261e; --warning: #8a5a00; --info: #2f5d9e; --passed: #1b6e3c; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; width: 100%; overflow-wrap: anywhere; }
-th, td { text-align: left; vertical-align: top; padding: .5rem .75rem; border-bottom: 1px solid var(--line); }
-.badge { padding: .1rem .5rem; border-radius: .3rem; color: #fff; white-space: nowrap; background: var(--info); }
-.error { background: var(--error); } .warning { background: var(--warning); } .passed { background: var(--passed); }
-ul { margin: .5rem 0; columns: 14rem; font-size: .9rem; }
-@media (prefers-color-scheme: dark) { body { background: #16181b; color: #e4e4e4; } }
-</style>
-{% set verdict, colour = ('passed', 'passed') if passed else ('failed', 'error') %}
-<h1>Audit of the cohort <span class="badge {{ colour }}">{{ verdict }}</span></h1>
-<p>{% for name, value in facts.items() %}{{ name }}: <b>{{ value }}</b>{{ '' if loop.last else ' · ' }}{% endfor %}</p>
-{% if allowed %}
-<p>Passed by a knowing exception (<code>audit.allow</code>): <b>{{ allowed | join(', ') }}</b>.</p>
-{% endif %}
-<table>
-<tr><th>Severity</th><th>Check</th><th>Finding</th></tr>
-{% for finding in findings %}
-<tr>
-<td><span class="badge {{ finding.severity }}">{{ finding.severity }}</span>{{ ' allowed' if finding.check in allowed }}</td>
-<td><code>{{ finding.check }}</code></td>
-<td>{{ finding.message }}
-{% if finding.files %}
-<details><summary>{{ 'first ' if finding.files | length == max_files }}{{ finding.files | length }} files</summary>
-<ul>{% for file in finding.files %}<li>{{ file }}</li>{% endfor %}</ul></details>
-{% endif %}
-</td>
-</tr>
-{% else %}
-<tr><td colspan="3">No check found anything.</td></tr>
-{% endfor %}
-</table>
-"""

@@ -32,11 +32,6 @@ TAGS = [
 ]
 
 
-def is_dicom(data: bytes) -> bool:
-    """Whether the bytes carry DICOM's mark: DICM after a 128-byte preamble."""
-    return data[128:132] == b"DICM"
-
-
 def decode_dicom(data: bytes) -> NDArray[np.uint8]:
     """DICOM bytes → (H, W) uint8 in the brain window (level 40, width 120). Padding is black, as air is.
 

@@ -7,6 +7,7 @@ from scipy.fft import dctn
 HASH_SIDE = 16  # 16 × 16 coefficients, 256 bits
 MAX_DISTANCE = 16  # re-encoding (JPEG 40), resampling and noise move a CT-ICH slice by ≤ 6 bits, brightness × 1.1 by ≤ 14
 HASH_BLOCK = 256  # images transformed at once: 33 MB of float64 at 128 px
+MIN_SPREAD = 2.0  # grey levels of standard deviation; below it a picture shows nothing
 PAIR_BLOCK = 2048  # rows compared at once: 16 MB per block of distances
 
 
@@ -48,3 +49,12 @@ def near_duplicate_pairs(hashes: NDArray[np.uint8], max_distance: int = MAX_DIST
             found.append(pairs[pairs[:, 0] < pairs[:, 1]])
     pairs = np.concatenate(found)
     return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+
+
+def linked_rows(images: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Near-duplicate pairs (P, 2) among images (N, S, S) that show something.
+
+    Blank pictures all hash alike; counting them would tie every patient who has one to every other.
+    """
+    textured = np.flatnonzero(images.reshape(len(images), -1).std(axis=1) >= MIN_SPREAD)
+    return textured[near_duplicate_pairs(perceptual_hash(images[textured]))]

@@ -9,19 +9,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
 from strokect.calibration import Calibrator
-from strokect.errors import DataError, ReleaseError
-from strokect.files import read_json
+from strokect.errors import ReleaseError
+from strokect.sidecar import read_sidecar
 from strokect.views import VIEWS, make_views
-
-SIDECAR_SCHEMA = 1
-CLASSES = ["normal", "stroke"]
 
 
 @dataclass(frozen=True)
@@ -30,23 +26,6 @@ class FoldScores:
 
     logits: NDArray[np.float32]  # (n, V)
     features: NDArray[np.float32]  # (n, V, F) pooled features
-
-
-def read_sidecar(folder: Path | str) -> dict[str, Any]:
-    """model.json of an exported fold, checked for what the engine needs. Raises ReleaseError naming the file."""
-    path = Path(folder) / "model.json"
-    try:
-        sidecar = read_json(path)
-    except DataError as error:
-        raise ReleaseError(str(error)) from None
-    missing = [k for k in ("schema", "image_size", "channels", "classes", "num_features", "target") if k not in sidecar]
-    if missing:
-        raise ReleaseError(f"{path}: missing {', '.join(missing)}")
-    if sidecar["schema"] != SIDECAR_SCHEMA:
-        raise ReleaseError(f"{path}: schema {sidecar['schema']}, this version reads {SIDECAR_SCHEMA}")
-    if sidecar["classes"] != CLASSES:
-        raise ReleaseError(f"{path}: classes {sidecar['classes']}, expected {CLASSES}")
-    return sidecar
 
 
 class FoldModel:

@@ -20,6 +20,8 @@ def atomic_path(target: Path | str) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     # The suffix is kept because numpy and matplotlib choose their format by it.
     temporary = target.with_name(f".{target.stem}.{os.getpid()}.partial{target.suffix}")
+    for stale in target.parent.glob(f".{target.stem}.*.partial{target.suffix}"):  # of a process that was killed
+        stale.unlink(missing_ok=True)
     try:
         yield temporary
         temporary.replace(target)

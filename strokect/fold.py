@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import platform
 from dataclasses import asdict
 from pathlib import Path
@@ -13,16 +14,18 @@ import timm
 import torch
 from numpy.typing import NDArray
 
-from strokect.engine import CLASSES, SIDECAR_SCHEMA
 from strokect.files import atomic_path, sha256_file
 from strokect.manifest import Prepared
 from strokect.network import FoldNet, describe_network, save_network
 from strokect.params import ModelParams, TrainParams
+from strokect.sidecar import CLASSES, SCHEMA
 from strokect.splits import held_out_rows, training_rows
-from strokect.training import Progress, Task, Trainer
+from strokect.training import Progress, Task, Trainer, pick_amp, pick_device
 
 # Outside every stage's outputs: DVC deletes those before it runs a stage again.
-RESUME = Path(".strokect/resume")
+RESUME = Path(os.environ.get("STROKECT_RESUME_DIR", ".strokect/resume"))
+# What shapes a fold's weights. A checkpoint of other code is not gone on with: DVC would record the new code for it.
+CODE = ("augment", "fold", "mining", "network", "splits", "training")
 SPLIT = Path("data/splits.csv")
 HISTORY_COLUMNS = ["epoch", "loss", "held_out_log_loss", "learning_rate", "grad_norm", "images_per_s", "seconds"]
 
@@ -35,10 +38,8 @@ def make_task(prepared: Prepared, split: pd.DataFrame, fold: int, weights: NDArr
 
 
 def resume_path(stage: str, fold: int, *identity: Any) -> Path:
-    """A checkpoint file that only a run with the same params, data and code version finds again."""
-    key = hashlib.sha256(
-        json.dumps([stage, fold, torch.__version__, *identity], sort_keys=True, default=str).encode()
-    ).hexdigest()
+    """A checkpoint file that only a run with the same `identity` finds again."""
+    key = hashlib.sha256(json.dumps([stage, fold, *identity], sort_keys=True).encode()).hexdigest()
     return RESUME / f"{stage}-{fold}-{key[:16]}.pt"
 
 
@@ -80,11 +81,12 @@ def make_sidecar(
     """model.json: what rebuilds the network, and what its numbers may be called."""
     cohort = prepared.cohort
     return {
-        "schema": SIDECAR_SCHEMA,
+        "schema": SCHEMA,
         "stage": stage,
         "fold": fold,
         "backbone": model.backbone,
         "weights": model.weights,
+        "weights_sha256": weights_sha256(model),
         "image_size": cohort["image_size"],
         "channels": cohort["channels"],
         **describe_network(net),
@@ -103,6 +105,16 @@ def make_sidecar(
     }
 
 
-def identity(prepared: Prepared, *sections: Any) -> list[Any]:
-    """What a checkpoint belongs to: the data, the split and the params sections that shape the run."""
-    return [prepared.cohort["data_sha256"], sha256_file(SPLIT), *(asdict(section) for section in sections)]
+def identity(prepared: Prepared, model: ModelParams, train_params: TrainParams, *others: Any) -> list[Any]:
+    """What a checkpoint belongs to: data, split, params, starting weights, code, library versions, device and precision."""
+    device = pick_device(train_params)
+    code = [sha256_file(Path(__file__).parent / f"{module}.py") for module in CODE]
+    machine = [device_name(device), str(pick_amp(train_params, device)), torch.__version__, timm.__version__]
+    sections = [asdict(section) for section in (model, train_params)]
+    return [prepared.cohort["data_sha256"], sha256_file(SPLIT), weights_sha256(model), code, machine, *sections, *others]
+
+
+def weights_sha256(model: ModelParams) -> str | None:
+    """SHA-256 of the file that `model.weights` names, None where it names none."""
+    path = Path(model.weights)
+    return sha256_file(path) if model.weights not in ("package", "hub", "none") and path.is_file() else None

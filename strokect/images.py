@@ -14,6 +14,10 @@ MAX_PIXELS = 32_000_000  # a head CT slice has 0.26 M; the cap is checked before
 MAX_ASPECT = 2.0
 GREY_TOLERANCE = 16  # JPEG chroma rounding moves the channels of a grey picture apart by a few levels
 FORMATS = ("PNG", "JPEG")
+SIXTEEN_BIT = (
+    "more than 8 bits per channel: the grey scale of such a picture is unknown; export it with the brain window "
+    "(level 40, width 120) as 8-bit PNG, or use the DICOM file"
+)
 SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 
 
@@ -31,11 +35,19 @@ def load_slice(data: bytes, size: int) -> LoadedSlice:
 
     Raises ImageError when the bytes are no picture this project can judge.
     """
-    from strokect.dicom import decode_dicom, is_dicom  # here, because dicom imports this module
+    if is_dicom(data):
+        from strokect.dicom import decode_dicom  # here: it imports this module, and pictures must not need pydicom
 
-    pixels = decode_dicom(data) if is_dicom(data) else decode_picture(data)
+        pixels = decode_dicom(data)
+    else:
+        pixels = decode_picture(data)
     height, width = pixels.shape
     return LoadedSlice(resize_slice(pixels, size), width, height)
+
+
+def is_dicom(data: bytes) -> bool:
+    """Whether the bytes carry DICOM's mark: DICM after a 128-byte preamble."""
+    return data[128:132] == b"DICM"
 
 
 def decode_picture(data: bytes) -> NDArray[np.uint8]:
@@ -49,6 +61,7 @@ def decode_picture(data: bytes) -> NDArray[np.uint8]:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             picture: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
             check_geometry(*picture.size)
+            _check_bit_depth(data)
             picture.load()
             picture = ImageOps.exif_transpose(picture)
     except ImageError:
@@ -68,15 +81,17 @@ def check_geometry(width: int, height: int) -> None:
         raise ImageError("extreme_aspect_ratio", f"{width}×{height} pixels; a slice is at most {MAX_ASPECT:g}:1")
 
 
+def _check_bit_depth(data: bytes) -> None:
+    """Refuse a PNG of 16 bits per channel by its header: Pillow would keep the high byte of RGB and not say so."""
+    if data.startswith(SIGNATURES[0]) and data[24] > 8:
+        raise ImageError("sixteen_bit", SIXTEEN_BIT)
+
+
 def _to_grey(picture: Image.Image) -> NDArray[np.uint8]:
     if picture.mode in ("L", "1"):
         return np.array(picture.convert("L"))
     if picture.mode.startswith("I") or picture.mode == "F":
-        raise ImageError(
-            "sixteen_bit",
-            "more than 8 bits per pixel: the grey scale of such a picture is unknown; export it with the brain window "
-            "(level 40, width 120) as 8-bit PNG, or use the DICOM file",
-        )
+        raise ImageError("sixteen_bit", SIXTEEN_BIT)
     if picture.mode in ("LA", "RGBA", "PA") or "transparency" in picture.info:
         rgba = np.array(picture.convert("RGBA"))
         if rgba[..., 3].min() < 255:

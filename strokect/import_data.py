@@ -12,6 +12,8 @@ from strokect.params import DataParams
 
 SOURCES = tuple(name for name in typing.get_args(typing.get_type_hints(DataParams)["source"]) if name != "phantom")
 
+PROFILES = {"kaggle_ct_ich": "ct_ich", "folder": "folder"}
+
 
 def import_data(source: str, given: Path, root: Path = Path("data/raw")) -> Path:
     """Copy the folder `given` to `root`/`source`, all or nothing. Raises DataError; an existing data set is never replaced."""
@@ -45,7 +47,7 @@ def main() -> None:
         f"{sum(path.is_file() for path in target.rglob('*'))} files in {target}, versioned in {target}.dvc\n"
         f"next:  git add {target}.dvc data/raw/.gitignore && git commit -m 'Add {sys.argv[1]}'\n"
         f"       dvc push                            # if a DVC remote is set up\n"
-        f"       dvc exp run -S data.source={sys.argv[1]}   # or a profile, see conf/profile/"
+        f"       dvc exp run -S profile={PROFILES[sys.argv[1]]}       # `. .venv/bin/activate` puts dvc on the PATH"
     )
 
 

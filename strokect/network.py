@@ -5,6 +5,7 @@ the service sample the head without running the backbone again.
 """
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ class FoldNet(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: nn.Module, num_features: int, mean: tuple[float, ...], std: tuple[float, ...], dropout: float):
+    def __init__(self, backbone: nn.Module, num_features: int, mean: Sequence[float], std: Sequence[float], dropout: float):
         super().__init__()
         self.backbone = backbone
         self.dropout = nn.Dropout(dropout)
@@ -53,7 +54,13 @@ class FoldNet(nn.Module):
 
 
 def build_network(backbone: str, weights: str, dropout: float) -> FoldNet:
-    """A FoldNet with the backbone weights that `weights` names. Raises TrainingError saying which options exist."""
+    """A new FoldNet: the backbone with the weights that `weights` names, normalisation as these expect, a random head."""
+    net = create_backbone(backbone, weights)
+    return FoldNet(net, net.num_features, net.pretrained_cfg["mean"], net.pretrained_cfg["std"], dropout)
+
+
+def create_backbone(backbone: str, weights: str) -> Any:
+    """timm's model without its classifier. Raises TrainingError saying which sources of weights exist."""
     try:
         net: Any = timm.create_model(backbone, pretrained=weights == "hub", num_classes=0)
     except RuntimeError as error:
@@ -66,8 +73,7 @@ def build_network(backbone: str, weights: str, dropout: float) -> FoldNet:
         _load_package_weights(net, backbone)
     elif weights not in ("hub", "none"):
         _load_file_weights(net, Path(weights))
-    config = net.pretrained_cfg
-    return FoldNet(net, net.num_features, tuple(config["mean"]), tuple(config["std"]), dropout)
+    return net
 
 
 def _no_weights(backbone: str, weights: str, error: Exception) -> str:
@@ -123,7 +129,9 @@ def save_network(net: FoldNet, folder: Path, sidecar: dict[str, Any]) -> None:
 def load_network(folder: Path) -> tuple[FoldNet, dict[str, Any]]:
     """Rebuild a network from model.json and load its weights strictly. Raises TrainingError naming the folder."""
     sidecar = read_json(folder / "model.json")
-    net = build_network(sidecar["backbone"], "none", sidecar["dropout"])
+    backbone = create_backbone(sidecar["backbone"], "none")
+    # Normalisation as it was trained with, whatever timm's configuration says by now.
+    net = FoldNet(backbone, backbone.num_features, sidecar["mean"], sidecar["std"], sidecar["dropout"])
     try:
         net.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
     except (OSError, RuntimeError) as error:

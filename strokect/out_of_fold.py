@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from strokect.calibration import Calibrator
+from strokect.calibration import Calibrator, sigmoid
 from strokect.calibration_fit import choose_method, fit_calibrator, log_loss, patient_groups
 from strokect.errors import DataError
 from strokect.operating_point import choose_threshold, patient_labels, patient_scores
 from strokect.params import TuneThresholdParams
+from strokect.reporting import Judged
 
 Floats = NDArray[np.float64]
 CROSS_FIT_GROUPS = 5
@@ -35,14 +36,10 @@ class Tuned:
 
     calibrator: Calibrator
     calibration_log_loss: dict[str, float]  # cross-fitted, by method
-    slice_threshold: float
-    patient_threshold: float
-    probability: Floats  # (n,) cross-fitted
-    slice_decision: NDArray[np.int64]  # (n,) by a threshold chosen on the other patients
-    patient_probability: Floats  # (P,) cross-fitted, patients sorted by id
-    patient_decision: NDArray[np.int64]  # (P,)
+    slices: Judged
+    whole: Judged
     log_loss_before: float
-    log_loss_after: float
+    log_loss_after: float  # cross-fitted, the choice of the method included
 
 
 def load_out_of_fold(exports: Path, folds: tuple[int, ...], manifest: pd.DataFrame, split: pd.DataFrame) -> OutOfFold:
@@ -68,42 +65,45 @@ def load_out_of_fold(exports: Path, folds: tuple[int, ...], manifest: pd.DataFra
 
 def tune(oof: OutOfFold, params: TuneThresholdParams) -> Tuned:
     """Choose calibration and both thresholds on out-of-fold logits; judge each patient by choices made without them."""
-    groups = patient_groups(oof.patients, oof.labels, CROSS_FIT_GROUPS, params.seed)
-    method, losses = choose_method(oof.logits, oof.labels, groups)
-    if params.calibration != "auto":
-        method = params.calibration
-    names = np.unique(oof.patients)
-    truth = patient_labels(oof.labels, oof.patients)
-    probability = np.empty(len(oof.labels))
-    slice_decision = np.empty(len(oof.labels), np.int64)
-    patient_probability, patient_decision = np.empty(len(names)), np.empty(len(names), np.int64)
+    logits, labels, patients = oof.logits, oof.labels, oof.patients
+    truth, names = patient_labels(labels, patients), np.unique(patients)
+    probability, patient_probability = np.empty(len(labels)), np.empty(len(names))
+    decision, patient_decision = np.empty(len(labels), np.int64), np.empty(len(names), np.int64)
+    groups = patient_groups(patients, labels, CROSS_FIT_GROUPS, params.seed)
     for group in np.unique(groups):
-        own = groups == group
-        calibrator = fit_calibrator(method, oof.logits[~own], oof.labels[~own])
-        others = calibrator(oof.logits[~own])
-        probability[own] = calibrator(oof.logits[own])
-        slice_decision[own] = probability[own] >= choose_threshold(others, oof.labels[~own], params.goal)
-        held, held_scores = patient_scores(probability[own], oof.patients[own], params.patient_top_k)
-        rest, rest_scores = patient_scores(others, oof.patients[~own], params.patient_top_k)
-        at, elsewhere = np.searchsorted(names, held), np.searchsorted(names, rest)
-        patient_probability[at] = held_scores
-        patient_decision[at] = held_scores >= choose_threshold(rest_scores, truth[elsewhere], params.goal)
+        own, rest = groups == group, groups != group
+        method, _ = _calibration(logits[rest], labels[rest], patients[rest], params)
+        calibrator = fit_calibrator(method, logits[rest], labels[rest])
+        seen, probability[own] = calibrator(logits[rest]), calibrator(logits[own])
+        decision[own] = probability[own] >= choose_threshold(seen, labels[rest], params.goal)
+        held, scores = patient_scores(probability[own], patients[own], params.patient_top_k)
+        others, seen_scores = patient_scores(seen, patients[rest], params.patient_top_k)
+        at = np.searchsorted(names, held)
+        patient_probability[at] = scores
+        patient_decision[at] = scores >= choose_threshold(seen_scores, truth[np.searchsorted(names, others)], params.goal)
 
-    calibrator = fit_calibrator(method, oof.logits, oof.labels)
-    calibrated = calibrator(oof.logits)
-    _, scores = patient_scores(calibrated, oof.patients, params.patient_top_k)
+    method, losses = _calibration(logits, labels, patients, params)
+    calibrator = fit_calibrator(method, logits, labels)
+    _, scores = patient_scores(calibrator(logits), patients, params.patient_top_k)
+    thresholds = choose_threshold(calibrator(logits), labels, params.goal), choose_threshold(scores, truth, params.goal)
+    raw = sigmoid(logits)
+    _, raw_scores = patient_scores(raw, patients, params.patient_top_k)
     return Tuned(
-        calibrator=calibrator,
-        calibration_log_loss=losses,
-        slice_threshold=choose_threshold(calibrated, oof.labels, params.goal),
-        patient_threshold=choose_threshold(scores, truth, params.goal),
-        probability=probability,
-        slice_decision=slice_decision,
-        patient_probability=patient_probability,
-        patient_decision=patient_decision,
-        log_loss_before=losses["none"],
-        log_loss_after=log_loss(probability, oof.labels),
+        calibrator,
+        losses,
+        slices=Judged(probability, raw, decision, thresholds[0]),
+        whole=Judged(patient_probability, raw_scores, patient_decision, thresholds[1]),
+        log_loss_before=log_loss(raw, labels),
+        log_loss_after=log_loss(probability, labels),
     )
+
+
+def _calibration(
+    logits: Floats, labels: NDArray[np.int64], patients: NDArray[np.str_], params: TuneThresholdParams
+) -> tuple[str, dict[str, float]]:
+    """The method that these slices ask for (or params fix), and the cross-fitted log loss of each."""
+    method, losses = choose_method(logits, labels, patient_groups(patients, labels, CROSS_FIT_GROUPS, params.seed))
+    return (method if params.calibration == "auto" else params.calibration), losses
 
 
 def operating_point_json(
@@ -115,14 +115,14 @@ def operating_point_json(
         "calibration": tuned.calibrator.to_json(),
         "calibration_log_loss_cross_fitted": tuned.calibration_log_loss,
         "views": views,
-        "slice": {"threshold": tuned.slice_threshold, "goal": params.goal},
+        "slice": {"threshold": tuned.slices.threshold, "goal": params.goal},
         "patient": {
-            "threshold": tuned.patient_threshold,
+            "threshold": tuned.whole.threshold,
             "goal": params.goal,
             "rule": "mean_top_k",
             "top_k": params.patient_top_k,
         },
-        "chosen_on": "out-of-fold predictions of single fold models",
+        "chosen_on": "out-of-fold predictions of single fold models; empirical, no guarantee",
         "group_by": group_by,
         "folds": [int(fold) for fold in exports],
         "exports": exports,

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import yaml
 
 from strokect.errors import ParamsError
+from strokect.operating_point import parse_goal
 
 Views = Literal["identity", "mirror", "shift_left", "shift_right"]
 
@@ -150,7 +151,7 @@ class TuneThresholdParams:
 class EvaluateParams:
     """What is reported."""
 
-    open_test: bool
+    open_test: Literal[True, False, "synthetic"]  # synthetic: only where the cohort is, so nothing real is opened by accident
     resamples: int
     seed: int
 
@@ -206,7 +207,7 @@ def _convert(kind: Any, value: Any, file: str, key: str) -> Any:
     origin = typing.get_origin(kind)
     if origin is Literal:
         allowed = typing.get_args(kind)
-        if value not in allowed:
+        if not any(value == item and type(value) is type(item) for item in allowed):  # 1 is not True
             raise ParamsError(f"{file}: {key} is {value!r}; allowed: {', '.join(map(str, allowed))}")
         return value
     if origin is tuple:
@@ -224,6 +225,7 @@ def _convert(kind: Any, value: Any, file: str, key: str) -> Any:
 
 def _check_ranges(params: Params, file: str) -> None:
     """Values that type-check but cannot work; each rule says what would."""
+    parse_goal(params.tune_threshold.goal)
     p = params
     rules = [
         (32 <= p.data.image_size <= 1024, "data.image_size", "between 32 and 1024"),
@@ -238,6 +240,8 @@ def _check_ranges(params: Params, file: str) -> None:
         (p.train.batch_size >= 2, "train.batch_size", "2 or more"),
         (p.train.learning_rate > 0, "train.learning_rate", "above 0"),
         (0 <= p.train.warmup_epochs < p.train.epochs, "train.warmup_epochs", "at least 0 and below train.epochs"),
+        (p.train.weight_decay >= 0, "train.weight_decay", "0 or more"),
+        (p.train.focal_gamma >= 0, "train.focal_gamma", "0 or more"),
         (0 <= p.train.label_smoothing < 0.5, "train.label_smoothing", "at least 0 and below 0.5"),
         (0 <= p.train.ema_decay < 1, "train.ema_decay", "at least 0 and below 1"),
         (p.train.clip_norm > 0, "train.clip_norm", "above 0"),
@@ -245,6 +249,7 @@ def _check_ranges(params: Params, file: str) -> None:
         (0 <= p.hnm.negative_fraction <= 1, "hnm.negative_fraction", "between 0 and 1"),
         (0 <= p.hnm.positive_fraction <= 1, "hnm.positive_fraction", "between 0 and 1"),
         (p.hnm.weight >= 1, "hnm.weight", "1 or more"),
+        (p.hnm.learning_rate > 0, "hnm.learning_rate", "above 0"),
         (p.hnm.epochs >= 1, "hnm.epochs", "1 or more (hnm.enabled: false switches the stage off)"),
         (len(p.export.views) > 0, "export.views", "at least one view"),
         (p.export.parity_slices >= 1, "export.parity_slices", "1 or more"),

@@ -21,6 +21,8 @@ from strokect.views import make_views
 DATA_KEYS = ("source", "labels", "label_unit", "data_sha256", "split_sha256")
 UNGROUPED = "The split was not grouped by patient: these numbers are not patient-independent and may be far too good."
 
+SHUFFLED = "The labels were permuted between patients: this is a control run and its answers mean nothing."
+
 
 class NoResultError(StrokectError):
     """The models gave a number that is not finite; no label may be made of it."""
@@ -105,7 +107,7 @@ class Predictor:
     def describe(self) -> dict[str, Any]:
         """What GET /model says about the release."""
         release, point = self.release, self.release.operating_point
-        answer = {
+        answer: dict[str, Any] = {
             "version": release.version,
             "backbone": release.sidecar.get("backbone"),
             "target": release.sidecar["target"],
@@ -122,7 +124,9 @@ class Predictor:
             "warnings": [],
         }
         if point.group_by == "none":
-            answer["warnings"] = [UNGROUPED]
+            answer["warnings"].append(UNGROUPED)
+        if release.created_from.get("labels") == "shuffled":
+            answer["warnings"].append(SHUFFLED)
         return answer
 
 

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from strokect.calibration import Calibrator
-from strokect.engine import FoldModel, check_views, read_sidecar
+from strokect.engine import FoldModel, check_views
 from strokect.errors import DataError, ReleaseError
 from strokect.files import atomic_folder, read_json, sha256_file, write_json
+from strokect.sidecar import read_sidecar
 
 SCHEMA = 1
 OPERATING_POINT_SCHEMA = 1

@@ -1,5 +1,6 @@
 """The form of metrics/oof.json and metrics/evaluate.json, and the sentences that must stand beside the numbers."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,31 +13,41 @@ Floats = NDArray[np.float64]
 FIGURES = ("roc_auc", "average_precision", "accuracy", "sensitivity", "specificity", "f2", "ece", "brier")
 
 
+@dataclass(frozen=True)
+class Judged:
+    """One level of one part as it was judged. Patients are sorted by id."""
+
+    probability: Floats  # (n,)
+    ranking: Floats  # (n,) what ROC AUC orders by: cross-fitted probabilities of different calibrators do not share a scale
+    decision: NDArray[np.int64]  # (n,)
+    threshold: float  # the one that ships
+
+
 def report(
     part: str,
     labels: NDArray[np.int64],
     patients: NDArray[np.str_],
-    probability: Floats,
-    slice_decision: NDArray[np.int64],
-    patient_probability: Floats,
-    patient_decision: NDArray[np.int64],
+    slices: Judged,
+    whole: Judged,
     *,
-    slice_threshold: float,
-    patient_threshold: float,
     cohort: dict[str, Any],
     sidecar: dict[str, Any],
     audit: dict[str, Any],
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Slice and patient level figures of one part, with what they are figures of. Patients are sorted by id."""
+    """Figures of slices (n,) and of whole patients, with what they are figures of."""
     names = np.unique(patients)
     truth = patient_labels(labels, patients)
     bootstrap = {"resamples": resamples, "seed": seed}
+
+    def level(judged: Judged, y: NDArray[np.int64], who: NDArray[np.str_]) -> dict[str, Any]:
+        return summarise(y, judged.probability, judged.ranking, judged.decision, who, threshold=judged.threshold, **bootstrap)
+
     return {
         "part": part,
-        "slice": summarise(labels, probability, slice_decision, patients, threshold=slice_threshold, **bootstrap),
-        "patient": summarise(truth, patient_probability, patient_decision, names, threshold=patient_threshold, **bootstrap),
+        "slice": level(slices, labels, patients),
+        "patient": level(whole, truth, names),
         "n_slices": len(labels),
         "n_patients": len(names),
         "n_positive_patients": int(truth.sum()),
@@ -57,9 +68,12 @@ def notes(part: str, cohort: dict[str, Any], sidecar: dict[str, Any], audit: dic
     """What a reader must know before believing a figure."""
     lines = []
     if part == "oof":
+        unit = "patient" if sidecar["group_by"] == "patient" else "slice"
         lines.append(
-            "Out-of-fold: each patient is judged by the one fold model that never saw them, with calibration and thresholds "
-            "chosen on other patients. The service averages all folds; there is no out-of-fold estimate of that average."
+            f"Out-of-fold: each {unit} is judged by the one fold model that was not trained on it, with calibration and "
+            "thresholds chosen on other patients (so the confusion matrix is not that of the one threshold shown, which ships). "
+            "ROC AUC and average precision are those of the raw scores. The service averages all folds; that average has no "
+            "out-of-fold estimate."
         )
     else:
         lines.append("Test part: judged by the exported ensemble with the operating point chosen out-of-fold.")

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strokect import ct_ich, phantom
-from strokect.errors import DataError
+from strokect.errors import DataError, ImageError
 from strokect.files import sha256_bytes
 from strokect.images import load_slice, resize_slice
 from strokect.params import DataParams
@@ -136,7 +136,7 @@ def read_folder(params: DataParams, root: Path) -> Source:
                 left_out.append((file, f"not a picture ({path.suffix or 'no suffix'})"))
                 continue
             match = pattern.search(path.relative_to(root / name).as_posix())
-            if match is None:
+            if match is None or not match["patient"]:
                 raise DataError(f"{root / file}: data.folder.patient_regex {p.patient_regex!r} finds no patient in this name")
             found.append((match["patient"], file, label))
     order: dict[str, int] = {}
@@ -160,7 +160,10 @@ def shuffle_patient_labels(source: Source, seed: int) -> Source:
 
 def _file_reader(params: DataParams, root: Path) -> Callable[[Row], Pixels]:
     def read(row: Row) -> Pixels:
-        data = (root / row.file).read_bytes()
+        try:
+            data = (root / row.file).read_bytes()
+        except OSError as error:
+            raise ImageError("unreadable_file", f"cannot be opened ({type(error).__name__})") from None
         loaded = load_slice(data, params.image_size)
         return Pixels(loaded.pixels, sha256_bytes(data), loaded.width, loaded.height)
 

@@ -69,12 +69,18 @@ def _linked_groups(patients: NDArray[np.str_], linked: NDArray[np.int64]) -> NDA
 
 
 def _check_counts(positive: NDArray[np.int64], params: SplitParams) -> None:
-    unit = "patient" if params.group_by == "patient" else "slice"
+    unit = "patient (or group of patients linked by near-duplicates)" if params.group_by == "patient" else "slice"
     for name, count in (("stroke", int(positive.sum())), ("normal", int((1 - positive).sum()))):
-        left = count - round(params.test_fraction * count)
+        test = round(params.test_fraction * count)
+        left = count - test
+        if params.test_fraction > 0 and test == 0:
+            raise DataError(
+                f"class {name!r} has {count} {unit}; a test part of {params.test_fraction:g} would hold none of them. "
+                "Report by cross-validation (split.test_fraction: 0), or raise it"
+            )
         if left < len(params.folds):
             raise DataError(
-                f"class {name!r} has {count} {unit}(s), {left} after a test part of {params.test_fraction:g}; "
+                f"class {name!r} has {count} {unit}, {left} after a test part of {params.test_fraction:g}; "
                 f"{len(params.folds)} folds need at least one each. Use fewer folds, a smaller split.test_fraction or more data"
             )
 

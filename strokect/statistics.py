@@ -95,6 +95,7 @@ def estimate(
 def summarise(
     labels: NDArray[np.int64],
     score: Floats,
+    ranking: Floats,
     decisions: NDArray[np.int64],
     patients: NDArray[Any],
     *,
@@ -102,15 +103,18 @@ def summarise(
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """All figures of one level (slices, or patients when each has one row) in the form of metrics/evaluate.json."""
-    if not (np.isfinite(score).all() and len(score) == len(labels) > 0):
+    """All figures of one level (slices, or patients when each has one row) in the form of metrics/evaluate.json.
+
+    `ranking` is what ROC AUC and average precision order the items by; `score` is the probability.
+    """
+    if not (np.isfinite(score).all() and np.isfinite(ranking).all() and len(score) == len(labels) > 0):
         raise NotEstimableError("figures need at least one item and finite scores")
     counts, index = bootstrap_weights(patients, resamples, seed)
     y, d = labels, decisions
     tp, fp, fn, tn = (y * d), ((1 - y) * d), (y * (1 - d)), ((1 - y) * (1 - d))
     metrics: dict[str, Callable[[Floats], Floats]] = {
-        "roc_auc": lambda w: roc_auc(y, score, w),
-        "average_precision": lambda w: average_precision(y, score, w),
+        "roc_auc": lambda w: roc_auc(y, ranking, w),
+        "average_precision": lambda w: average_precision(y, ranking, w),
         "accuracy": lambda w: _share(tp + tn, np.ones_like(y), w),
         "sensitivity": lambda w: _share(tp, y, w),
         "specificity": lambda w: _share(tn, 1 - y, w),

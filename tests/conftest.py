@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,14 +12,32 @@ from typing import Any
 
 import pytest
 import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 ROOT = Path(__file__).parent.parent
 TINY_FOLDS = (0, 1)
 
 
+def composed(*overrides: str) -> dict[str, Any]:
+    """params.yaml as `dvc exp run -S …` would write it; the workspace's own may be that of another run."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base=None):
+        config = OmegaConf.to_object(compose("config", overrides=list(overrides)))
+    assert isinstance(config, dict)
+    return config  # type: ignore[return-value]
+
+
+def committed(path: str) -> str:
+    """A file as it is in the last commit; the test skips outside a git checkout."""
+    done = subprocess.run(["git", "show", f"HEAD:{path}"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"{path} is not in a git commit here")
+    return done.stdout
+
+
 def tiny_params() -> dict[str, Any]:
-    """The committed params, cut down to what two cores train in seconds: random weights, 48 px, two folds."""
-    params: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
+    """The default params of conf/, cut down to what two cores train in seconds: random weights, 48 px, two folds."""
+    params = composed()
     params["data"].update(image_size=48)
     params["data"]["phantom"].update(patients=20, slices=5)
     params["split"].update(folds=list(TINY_FOLDS))

@@ -14,8 +14,19 @@ from numpy.typing import NDArray
 
 from stages import audit as stage
 from strokect import params as params_module
-from strokect.audit import CHECKS, MAX_FILES, Finding, audit_cohort, build_report, check_allow, render_page
+from strokect.audit import CHECKS, MAX_FILES, Finding, audit_cohort, build_report, check_allow
+from strokect.audit_page import render_page
 from strokect.errors import DataError, ParamsError, run_stage
+
+
+def test_ids_that_are_those_of_pictures_are_an_error() -> None:
+    rows = pd.DataFrame({"file": [f"{i}.png" for i in range(20)], "patient": [str(i) for i in range(20)], "label": 0})
+    rows["sha256"] = rows["file"]
+    images = np.random.default_rng(1).integers(0, 256, (20, 1, 32, 32), np.uint8)
+    cohort = {"label_unit": "slice", "left_out": [], "unreadable": [], "patient_labels": {}}
+    assert [f.check for f in audit_cohort(rows, images, cohort)] == ["one_slice_per_patient"]
+    rows["patient"] = [str(i // 4) for i in range(20)]
+    assert audit_cohort(rows, images, cohort) == []
 
 
 class Case:

@@ -11,8 +11,9 @@ import pytest
 from fakes import dicom_bytes
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEGLosslessSV1
 
-from strokect.dicom import apply_window, decode_dicom, is_dicom
+from strokect.dicom import apply_window, decode_dicom
 from strokect.errors import ImageError
+from strokect.images import is_dicom
 
 REAL = Path(os.environ.get("STROKECT_REALDATA", Path(__file__).parents[2] / "shared" / "data")) / "dicom"
 

@@ -11,7 +11,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from strokect import duplicates
-from strokect.duplicates import near_duplicate_pairs, perceptual_hash
+from strokect.duplicates import linked_rows, near_duplicate_pairs, perceptual_hash
 from strokect.images import load_slice
 
 REAL = Path(os.environ.get("STROKECT_REALDATA", Path(__file__).parents[2] / "shared" / "data")) / "brain-stroke-ct"
@@ -95,3 +95,12 @@ def test_near_duplicates_never_cross_patients_of_ct_ich() -> None:
     assert (len(pairs), len(np.unique(pairs))) == (166, 220)  # 8.8 % of 2,501 slices
     wider = near_duplicate_pairs(hashes, 18)
     assert (patients[wider[:, 0]] == patients[wider[:, 1]]).all()
+
+
+def test_blank_slices_tie_nobody_together() -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 255, (6, 32, 32)).astype(np.uint8)
+    images[1] = 0
+    images[3] = 0
+    images[5] = images[2]
+    assert linked_rows(images).tolist() == [[2, 5]]

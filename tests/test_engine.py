@@ -8,9 +8,10 @@ import pytest
 from fakes import FEATURES, SIZE, fake_export, grey_slice
 from onnx import TensorProto, helper
 
-from strokect.engine import FoldModel, read_sidecar, score_slices
+from strokect.engine import FoldModel, score_slices
 from strokect.errors import ReleaseError
 from strokect.files import read_json, write_json
+from strokect.sidecar import read_sidecar
 from strokect.views import make_views
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import zlib
 
 import numpy as np
 import pytest
@@ -59,6 +60,20 @@ def test_colour_is_refused() -> None:
 
 def test_sixteen_bits_are_refused() -> None:
     assert refusal(encode(grey_slice(64).astype(np.uint16) * 200)) == "sixteen_bit"
+
+
+def test_sixteen_bits_in_three_channels_are_refused() -> None:
+    """Pillow reads the high bytes of such a PNG: a 12-bit slice would become 16 dark grey levels."""
+    side = 64
+    row = b"\0" + b"".join(value.to_bytes(2, "big") * 3 for value in range(1000, 1000 + side))
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big")
+
+    header = side.to_bytes(4, "big") * 2 + bytes([16, 2, 0, 0, 0])
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row * side)) + chunk(b"IEND", b"")
+    assert Image.open(io.BytesIO(data)).mode == "RGB"
+    assert refusal(data) == "sixteen_bit"
 
 
 def test_transparency_is_refused_but_an_opaque_alpha_channel_is_not() -> None:

@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ROOT, tiny_params
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from conftest import ROOT, committed, composed, tiny_params
 
+from stages.evaluate import opens_test
 from strokect.errors import ParamsError
 from strokect.params import load_params
 
@@ -20,16 +19,9 @@ def write(tmp_path: Path, params: dict[str, Any]) -> Path:
     return path
 
 
-def composed(*overrides: str) -> dict[str, Any]:
-    with initialize_config_dir(str(ROOT / "conf"), version_base=None):
-        config = OmegaConf.to_object(compose("config", overrides=list(overrides)))
-    assert isinstance(config, dict)
-    return config
-
-
-def test_committed_params_load_and_equal_what_conf_composes() -> None:
-    assert load_params(ROOT / "params.yaml").split.folds == (0, 1, 2, 3, 4)
-    assert yaml.safe_load((ROOT / "params.yaml").read_text()) == composed()
+def test_committed_params_load_and_equal_what_conf_composes(tmp_path: Path) -> None:
+    assert yaml.safe_load(committed("params.yaml")) == composed()
+    assert load_params(write(tmp_path, composed())).split.folds == (0, 1, 2, 3, 4)
 
 
 @pytest.mark.parametrize("profile", sorted(path.stem for path in (ROOT / "conf/profile").glob("*.yaml")))
@@ -39,9 +31,11 @@ def test_every_profile_with_every_model_is_valid(profile: str, model: str, tmp_p
 
 
 @pytest.mark.parametrize("profile", sorted(path.stem for path in (ROOT / "conf/profile").glob("*.yaml")))
-def test_only_synthetic_data_opens_its_test_part_by_default(profile: str) -> None:
-    params = composed(f"profile={profile}")
-    assert params["evaluate"]["open_test"] == (params["data"]["source"] == "phantom")
+@pytest.mark.parametrize("source", ["phantom", "kaggle_ct_ich", "folder"])
+def test_no_default_opens_the_test_part_of_real_data(profile: str, source: str, tmp_path: Path) -> None:
+    params = load_params(write(tmp_path, composed(f"profile={profile}", f"data.source={source}")))
+    assert not opens_test(params.evaluate, {"synthetic": False})
+    assert opens_test(params.evaluate, {"synthetic": True})
 
 
 def test_unknown_key_is_named_with_its_path_and_a_suggestion(tmp_path: Path) -> None:
@@ -73,6 +67,8 @@ def test_missing_key_is_named_with_its_path(tmp_path: Path) -> None:
         ("hnm.mine_epoch", 99, "between 1 and train.epochs"),
         ("export.views", ["upside_down"], "allowed: identity"),
         ("data", None, "must be a section"),
+        ("tune_threshold.goal", "sensitivity > 0.9", "allowed: f2, or 'sensitivity >= 0.95'"),
+        ("evaluate.open_test", 1, "allowed: True, False, synthetic"),
     ],
 )
 def test_wrong_value_says_what_is_allowed(tmp_path: Path, key: str, value: object, message: str) -> None:

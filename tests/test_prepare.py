@@ -88,6 +88,13 @@ def test_colour_and_sixteen_bit_pictures_are_refused(params: DataParams, folder:
         prepare(of_folder(params), folder, tmp_path / "out")
 
 
+def test_every_unreadable_file_is_named_at_once(params: DataParams, folder: Path, tmp_path: Path) -> None:
+    for name in ("normal/D_1.png", "stroke/B_3.png"):
+        (folder / name).write_bytes(b"not a picture")
+    with pytest.raises(DataError, match=r"(?s)normal/D_1\.png.*stroke/B_3\.png|stroke/B_3\.png.*normal/D_1\.png"):
+        prepare(of_folder(params), folder, tmp_path / "out")
+
+
 def test_class_folder_nobody_named_is_an_error(params: DataParams, folder: Path) -> None:
     (folder / "OVERLAY").mkdir()
     with pytest.raises(DataError, match="OVERLAY"):
@@ -96,7 +103,7 @@ def test_class_folder_nobody_named_is_an_error(params: DataParams, folder: Path)
 
 def test_name_without_a_patient_is_an_error(params: DataParams, folder: Path) -> None:
     other = dataclasses.replace(params.folder, patient_regex=r"^(?P<patient>\d+)_")
-    with pytest.raises(DataError, match=r"A_1\.png.*finds no patient|finds no patient"):
+    with pytest.raises(DataError, match=r"D_1\.png: .*finds no patient"):
         read_source(of_folder(params, folder=other), folder)
 
 

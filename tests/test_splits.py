@@ -50,7 +50,9 @@ def test_no_leak_and_full_cover(frame: pd.DataFrame, seed: int, fraction: float,
         assert not patients[0] & patients[1]
         assert not patients[0] & patients[2]
         assert not patients[1] & patients[2]
-    assert (fraction == 0) == (len(rows_of_test_part(split)) == 0) or len(links) > 0
+    if not links:
+        tested = frame[part == "test"].groupby("patient")["label"].max()
+        assert set(tested) == (set() if fraction == 0 else {0, 1})
 
 
 def test_stratified_by_positive_patient() -> None:
@@ -89,3 +91,9 @@ def test_planted_leaks_are_caught() -> None:
     split.loc[0, "part"] = part[other]
     with pytest.raises(DataError, match="patients p0"):
         check_disjoint(split, NO_LINKS)
+
+
+def test_a_test_part_that_would_hold_no_positive_patient_is_refused() -> None:
+    frame = cohort([3] * 64, [i < 4 for i in range(64)])
+    with pytest.raises(DataError, match="would hold none of them"):
+        make_split(frame, NO_LINKS, dataclasses.replace(PARAMS, test_fraction=0.1))

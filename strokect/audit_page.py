@@ -1,0 +1,54 @@
+"""reports/audit.html: the findings of the audit on one self-contained page."""
+
+from typing import Any
+
+from jinja2 import Environment
+
+from strokect.audit import MAX_FILES
+
+
+def render_page(report: dict[str, Any], facts: dict[str, Any]) -> str:
+    """`build_report`'s result → reports/audit.html, self-contained. `facts` are shown as name and value; no pictures."""
+    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(PAGE)
+    return page.render(facts=facts, max_files=MAX_FILES, **report)
+
+
+PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Audit of the cohort</title>
+<style>
+:root { color-scheme: light dark; --line: #8885; --error: #b3261e; --warning: #8a5a00; --info: #2f5d9e; --passed: #1b6e3c; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+table { border-collapse: collapse; width: 100%; overflow-wrap: anywhere; }
+th, td { text-align: left; vertical-align: top; padding: .5rem .75rem; border-bottom: 1px solid var(--line); }
+.badge { padding: .1rem .5rem; border-radius: .3rem; color: #fff; white-space: nowrap; background: var(--info); }
+.error { background: var(--error); } .warning { background: var(--warning); } .passed { background: var(--passed); }
+ul { margin: .5rem 0; columns: 14rem; font-size: .9rem; }
+@media (prefers-color-scheme: dark) { body { background: #16181b; color: #e4e4e4; } }
+</style>
+{% set verdict, colour = ('passed', 'passed') if passed else ('failed', 'error') %}
+<h1>Audit of the cohort <span class="badge {{ colour }}">{{ verdict }}</span></h1>
+<p>{% for name, value in facts.items() %}{{ name }}: <b>{{ value }}</b>{{ '' if loop.last else ' · ' }}{% endfor %}</p>
+{% if allowed %}
+<p>Passed by a knowing exception (<code>audit.allow</code>): <b>{{ allowed | join(', ') }}</b>.</p>
+{% endif %}
+<table>
+<tr><th>Severity</th><th>Check</th><th>Finding</th></tr>
+{% for finding in findings %}
+<tr>
+<td><span class="badge {{ finding.severity }}">{{ finding.severity }}</span>{{ ' allowed' if finding.check in allowed }}</td>
+<td><code>{{ finding.check }}</code></td>
+<td>{{ finding.message }}
+{% if finding.files %}
+<details><summary>{{ 'first ' if finding.files | length == max_files }}{{ finding.files | length }} files</summary>
+<ul>{% for file in finding.files %}<li>{{ file }}</li>{% endfor %}</ul></details>
+{% endif %}
+</td>
+</tr>
+{% else %}
+<tr><td colspan="3">No check found anything.</td></tr>
+{% endfor %}
+</table>
+"""

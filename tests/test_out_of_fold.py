@@ -1,0 +1,78 @@
+"""The operating point: each patient is judged by choices that never saw their labels."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from strokect.calibration import sigmoid
+from strokect.calibration_fit import patient_groups
+from strokect.errors import DataError
+from strokect.out_of_fold import CROSS_FIT_GROUPS, OutOfFold, load_out_of_fold, tune
+from strokect.params import TuneThresholdParams
+
+PARAMS = TuneThresholdParams(goal="f2", patient_top_k=3, calibration="affine", resamples=100, seed=0)
+
+
+@pytest.fixture
+def oof() -> OutOfFold:
+    """60 patients × 8 slices, half of the patients positive, scores twice too sharp and too high."""
+    rng = np.random.default_rng(0)
+    patients = np.repeat([f"p{i:02d}" for i in range(60)], 8)
+    labels = (np.repeat(np.arange(60) % 2 == 0, 8) & (rng.uniform(size=480) < 0.4)).astype(np.int64)
+    logits = 2 * (1.5 * labels + rng.normal(-0.7, 1, 480)) + 1
+    return OutOfFold(np.arange(480), np.arange(480) % 5, logits, labels, patients)
+
+
+@pytest.mark.parametrize("calibration", ["affine", "isotonic", "auto"])
+def test_no_label_of_a_patient_reaches_that_patients_figures(oof: OutOfFold, calibration: str) -> None:
+    import dataclasses
+
+    params = dataclasses.replace(PARAMS, calibration=calibration)
+    groups = patient_groups(oof.patients, oof.labels, CROSS_FIT_GROUPS, params.seed)
+    before = tune(oof, params)
+    # Swap labels within the patients of one group: who is positive, and so the groups, stay as they are.
+    changed = oof.labels.copy()
+    for patient in np.unique(oof.patients[groups == 3]):
+        own = oof.patients == patient
+        changed[own] = np.roll(changed[own], 3)
+    after = tune(dataclasses.replace(oof, labels=changed), params)
+    own = groups == 3
+    np.testing.assert_array_equal(before.slices.probability[own], after.slices.probability[own])
+    np.testing.assert_array_equal(before.slices.decision[own], after.slices.decision[own])
+    of_patient = np.isin(np.unique(oof.patients), oof.patients[own])
+    np.testing.assert_array_equal(before.whole.probability[of_patient], after.whole.probability[of_patient])
+    np.testing.assert_array_equal(before.whole.decision[of_patient], after.whole.decision[of_patient])
+    assert not np.array_equal(before.slices.probability[~own], after.slices.probability[~own])
+    assert before.slices.threshold != after.slices.threshold  # what ships has seen them all
+
+
+def test_order_is_judged_on_the_raw_scores(oof: OutOfFold) -> None:
+    tuned = tune(oof, PARAMS)
+    np.testing.assert_array_equal(tuned.slices.ranking, sigmoid(oof.logits))
+    top = np.sort(sigmoid(oof.logits[oof.patients == "p07"]))[-3:].mean()
+    assert tuned.whole.ranking[7] == pytest.approx(top)
+    assert tuned.log_loss_after < tuned.log_loss_before - 0.05
+
+
+def write_fold(folder: Path, rows: list[int], views: list[str]) -> None:
+    folder.mkdir(parents=True)
+    n = len(rows)
+    np.savez(folder / "oof.npz", rows=rows, logits=np.zeros((n, len(views)), np.float32), features=0, views=np.array(views))
+
+
+def test_folds_must_cover_development_once_with_the_same_views(tmp_path: Path) -> None:
+    manifest = pd.DataFrame({"label": [0, 1, 0, 1], "patient": list("abcd")})
+    split = pd.DataFrame({"part": ["0", "1", "test", "0"]})
+    write_fold(tmp_path / "good/0", [0, 3], ["identity"])
+    write_fold(tmp_path / "good/1", [1], ["identity"])
+    assert load_out_of_fold(tmp_path / "good", (0, 1), manifest, split).rows.tolist() == [0, 1, 3]
+    write_fold(tmp_path / "twice/0", [0, 3], ["identity"])
+    write_fold(tmp_path / "twice/1", [3], ["identity"])
+    with pytest.raises(DataError, match="do not cover"):
+        load_out_of_fold(tmp_path / "twice", (0, 1), manifest, split)
+    write_fold(tmp_path / "views/0", [0, 3], ["identity"])
+    write_fold(tmp_path / "views/1", [1], ["identity", "mirror"])
+    with pytest.raises(DataError, match="different views"):
+        load_out_of_fold(tmp_path / "views", (0, 1), manifest, split)
