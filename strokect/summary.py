@@ -10,8 +10,8 @@ NEXT = """\
 next:
   make serve                                   # the service on http://127.0.0.1:3000; then, in another terminal:
                                                # curl -F image=@slice.png http://127.0.0.1:3000/predict
-  dvc plots show                               # ROC, PR, calibration, training curves; PNGs are in reports/plots/
-  make import SOURCE=folder FROM=/your/slices  # your own data, then: dvc exp run -S profile=folder"""
+  . .venv/bin/activate && dvc plots show       # ROC, PR, calibration, training curves; PNGs are in reports/plots/
+  make import SOURCE=folder FROM=/your/slices  # your own data; it prints how to go on"""
 
 
 def summary(metrics: dict[str, Any]) -> str:
