@@ -131,10 +131,9 @@ def _draw_confusion(parts: list[Scored], path: Path, title: str) -> None:
                 colour = "white" if share[row, column] > 0.5 else "black"
                 text = f"{counts[row, column]}\n{share[row, column]:.0%}"
                 axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=13)
-        axes.set(
-            xticks=[0, 1], yticks=[0, 1], xticklabels=CLASS_COLOURS, yticklabels=CLASS_COLOURS, xlabel="decision", ylabel="label"
-        )
+        axes.set(xticks=[0, 1], yticks=[0, 1], xticklabels=CLASS_COLOURS, yticklabels=CLASS_COLOURS, xlabel="decision")
         axes.set_title(f"{PART_NAMES[scored.part]}, n = {len(scored.labels)} slices", fontsize=10)
+    panels[0][0].set_ylabel("label")
     figure.suptitle(title, fontsize=10)
     _save(figure, path)
 
@@ -167,7 +166,7 @@ def _draw_probabilities(tables: dict[str, dict[str, pd.DataFrame]], path: Path, 
 
 def _draw_training(training: pd.DataFrame, path: Path, title: str) -> None:
     figure, panels = plt.subplots(1, 2, figsize=(10.8, 4))
-    names = {"loss": "training loss", "held_out_log_loss": "held-out log loss, uncalibrated (watched only)"}
+    names = {"loss": "training loss", "held_out_log_loss": "held-out log loss (watched only)"}
     for axes, (column, name) in zip(panels, names.items(), strict=True):
         for number, (fold, rows) in enumerate(training.groupby("fold")):
             axes.plot(rows["epoch"], rows[column], marker=".", label=fold, color=plt.get_cmap("viridis")(number / 5))

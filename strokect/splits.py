@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedKFold
 
 from strokect.errors import DataError
 from strokect.params import SplitParams
@@ -20,6 +19,8 @@ def make_split(manifest: pd.DataFrame, linked: NDArray[np.int64], params: SplitP
     move together. Strata are patients by (has a positive slice). Returns columns file, patient, part (text).
     With `group_by: none` slices are dealt out one by one, which leaks patients; it exists as a control.
     """
+    from sklearn.model_selection import StratifiedKFold  # here: every training stage imports this module, and it takes 2 s
+
     labels = manifest["label"].to_numpy(int)
     units = np.arange(len(manifest))
     if params.group_by == "patient":
