@@ -97,9 +97,11 @@ def main() -> None:
 
     training = training_table([Path("models") / kind / str(fold) for kind in ("folds", "hnm") for fold in point["folds"]])
     with atomic_folder("reports/plots") as folder:
-        for scored in parts:
-            for name, table in plot_tables(scored).items():
-                table.to_csv(folder / f"{name}_{scored.part}.csv", index=False)
+        tables = {scored.part: plot_tables(scored) for scored in parts}
+        for name, table in tables["oof"].items():
+            table.to_csv(folder / f"{name}_oof.csv", index=False)
+            # dvc.yaml names both parts: without a test part its file has a header and no rows.
+            tables.get("test", {}).get(name, table.head(0)).to_csv(folder / f"{name}_test.csv", index=False)
         for column in ("loss", "held_out_log_loss"):
             training.pivot(index="epoch", columns="fold", values=column).to_csv(folder / f"training_{column}.csv")
         draw(parts, training, folder, f"target: {metrics['target']}")

@@ -25,6 +25,7 @@ table { border-collapse: collapse; width: 100%; overflow-wrap: anywhere; }
 th, td { text-align: left; vertical-align: top; padding: .5rem .75rem; border-bottom: 1px solid var(--line); }
 .badge { padding: .1rem .5rem; border-radius: .3rem; color: #fff; white-space: nowrap; background: var(--info); }
 .error { background: var(--error); } .warning { background: var(--warning); } .passed { background: var(--passed); }
+code { white-space: nowrap; }
 ul { margin: .5rem 0; columns: 14rem; font-size: .9rem; }
 @media (prefers-color-scheme: dark) { body { background: #16181b; color: #e4e4e4; } }
 </style>

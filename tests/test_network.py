@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import timm
 import torch
+from conftest import composed
 
+from strokect.engine import FoldModel
 from strokect.errors import TrainingError
 from strokect.files import write_json
 from strokect.network import build_network, describe_network, load_network, save_network
+from strokect.onnx_export import check_parity, export_fold
 
 LITE0 = "tf_efficientnet_lite0"
 
@@ -103,3 +106,22 @@ def test_grey_and_three_channels_agree_and_dropout_is_real() -> None:
         net.dropout.train()
         draws = torch.stack([net(grey) for _ in range(8)])
     assert draws.std() > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("profile", ["b3", "b4"])
+def test_larger_networks_learn_a_step_and_export(profile: str, tmp_path: Path) -> None:
+    """The networks of conf/model from random weights: one optimiser step, then ONNX that agrees with torch."""
+    params = composed(f"model={profile}")
+    size = 96  # the graph is the same at 300 and 380 px, and two cores have time for this
+    net = build_network(params["model"]["backbone"], "none", 0.3)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
+    images = torch.randint(0, 256, (4, 1, size, size), dtype=torch.uint8)
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(net.train()(images), torch.tensor([0.0, 1.0, 0.0, 1.0]))
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in net.parameters())
+    optimizer.step()
+    export_fold(net, tmp_path, channels=1, size=size)
+    sidecar = {"schema": 1, "image_size": size, "channels": 1, "classes": ["normal", "stroke"], "target": "t"}
+    write_json(tmp_path / "model.json", {**sidecar, **describe_network(net)})
+    assert check_parity(net, FoldModel(tmp_path), images.numpy(), 1e-4) < 1e-4

@@ -190,3 +190,5 @@ def test_not_grouped_says_so_everywhere(tmp_path: Path) -> None:
     assert any("Control" in note for note in metrics["notes"])
     assert read_json(tmp_path / "models/export/0/model.json")["patient_independent"] is False
     assert read_json(tmp_path / "models/hnm/0/hnm.json")["enabled"] is False
+    assert len(pd.read_csv(tmp_path / "reports/plots/roc_oof.csv")) > 1
+    assert len(pd.read_csv(tmp_path / "reports/plots/roc_test.csv")) == 0  # there for `dvc plots show`
