@@ -25,6 +25,7 @@ SERVING_MODULES = (
     "predictor",
     "release",
     "sidecar",
+    "slices",
     "views",
 )
 CODE = ("bentofile.yaml", "service.py", *(f"strokect/{module}.py" for module in SERVING_MODULES))

@@ -1,8 +1,7 @@
-"""From the bytes of one picture to the array the models see. Training and service both call `load_slice`."""
+"""PNG and JPEG bytes → grey levels; what is no 8-bit grey picture of a plausible size is refused."""
 
 import io
 import warnings
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,35 +18,6 @@ SIXTEEN_BIT = (
     "(level 40, width 120) as 8-bit PNG, or use the DICOM file"
 )
 SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
-
-
-@dataclass(frozen=True)
-class LoadedSlice:
-    """One slice ready for the models. `pixels` is (1, S, S) uint8; width and height are those of the file."""
-
-    pixels: NDArray[np.uint8]
-    width: int
-    height: int
-
-
-def load_slice(data: bytes, size: int) -> LoadedSlice:
-    """Decode PNG, JPEG or DICOM bytes, pad to square, resize to (1, size, size) uint8.
-
-    Raises ImageError when the bytes are no picture this project can judge.
-    """
-    if is_dicom(data):
-        from strokect.dicom import decode_dicom  # here: it imports this module, and pictures must not need pydicom
-
-        pixels = decode_dicom(data)
-    else:
-        pixels = decode_picture(data)
-    height, width = pixels.shape
-    return LoadedSlice(resize_slice(pixels, size), width, height)
-
-
-def is_dicom(data: bytes) -> bool:
-    """Whether the bytes carry DICOM's mark: DICM after a 128-byte preamble."""
-    return data[128:132] == b"DICM"
 
 
 def decode_picture(data: bytes) -> NDArray[np.uint8]:
@@ -103,17 +73,3 @@ def _to_grey(picture: Image.Image) -> NDArray[np.uint8]:
     if spread.max() > GREY_TOLERANCE:  # one drawn-on contour is enough: it may be the answer
         raise ImageError("colour", "a colour picture: CT slices are grey; drawn-on contours or photographs cannot be judged")
     return np.array(Image.fromarray(rgb).convert("L"))
-
-
-def resize_slice(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """(H, W) uint8 → (1, size, size) uint8: black borders make it square, then antialiased bilinear resampling."""
-    height, width = pixels.shape
-    side = max(height, width)
-    if height != width:
-        square = np.zeros((side, side), np.uint8)
-        top, left = (side - height) // 2, (side - width) // 2
-        square[top : top + height, left : left + width] = pixels
-        pixels = square
-    if side != size:
-        pixels = np.array(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
-    return pixels[None]

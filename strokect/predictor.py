@@ -14,8 +14,8 @@ from pydantic import BaseModel
 from strokect.engine import FoldModel, available_cores
 from strokect.errors import StrokectError
 from strokect.files import sha256_bytes
-from strokect.images import load_slice
 from strokect.release import load_release
+from strokect.slices import load_slice
 from strokect.views import make_views
 
 DATA_KEYS = ("source", "labels", "label_unit", "data_sha256", "split_sha256")

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from strokect import ct_ich, phantom
 from strokect.errors import DataError, ImageError
 from strokect.files import sha256_bytes
-from strokect.images import load_slice, resize_slice
 from strokect.params import DataParams
+from strokect.slices import load_slice, resize_slice
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm")
 

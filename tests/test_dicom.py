@@ -13,7 +13,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, Imp
 
 from strokect.dicom import apply_window, decode_dicom
 from strokect.errors import ImageError
-from strokect.images import is_dicom
+from strokect.slices import is_dicom
 
 REAL = Path(os.environ.get("STROKECT_REALDATA", Path(__file__).parents[2] / "shared" / "data")) / "dicom"
 

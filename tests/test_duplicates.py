@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 
 from strokect import duplicates
 from strokect.duplicates import linked_rows, near_duplicate_pairs, perceptual_hash
-from strokect.images import load_slice
+from strokect.slices import load_slice
 
 REAL = Path(os.environ.get("STROKECT_REALDATA", Path(__file__).parents[2] / "shared" / "data")) / "brain-stroke-ct"
 

@@ -11,7 +11,8 @@ from PIL import Image
 
 from strokect.dicom import apply_window
 from strokect.errors import ImageError
-from strokect.images import MAX_PIXELS, load_slice
+from strokect.images import MAX_PIXELS
+from strokect.slices import load_slice
 
 
 def refusal(data: bytes) -> str:

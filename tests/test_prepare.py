@@ -11,9 +11,9 @@ from PIL import Image
 from stages.prepare import prepare
 from strokect.errors import DataError
 from strokect.files import read_json, sha256_bytes
-from strokect.images import load_slice
 from strokect.manifest import load_prepared
 from strokect.params import DataParams, load_params
+from strokect.slices import load_slice
 from strokect.sources import read_source
 
 

@@ -11,9 +11,9 @@ from strokect.calibration import Calibrator
 from strokect.engine import fold_probabilities
 from strokect.errors import ImageError, ReleaseError
 from strokect.files import read_json, write_json
-from strokect.images import load_slice
 from strokect.predictor import UNGROUPED, NoResultError, Predictor
 from strokect.release import load_release, write_release
+from strokect.slices import load_slice
 from strokect.views import make_views
 
 

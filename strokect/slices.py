@@ -1,0 +1,52 @@
+"""From the bytes of one slice to the array the models see. Training and service both call `load_slice`."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from strokect.images import decode_picture
+
+
+@dataclass(frozen=True)
+class LoadedSlice:
+    """One slice ready for the models. `pixels` is (1, S, S) uint8; width and height are those of the file."""
+
+    pixels: NDArray[np.uint8]
+    width: int
+    height: int
+
+
+def load_slice(data: bytes, size: int) -> LoadedSlice:
+    """Decode PNG, JPEG or DICOM bytes, pad to square, resize to (1, size, size) uint8.
+
+    Raises ImageError when the bytes are no picture this project can judge.
+    """
+    if is_dicom(data):
+        from strokect.dicom import decode_dicom  # here: pictures must not need pydicom
+
+        pixels = decode_dicom(data)
+    else:
+        pixels = decode_picture(data)
+    height, width = pixels.shape
+    return LoadedSlice(resize_slice(pixels, size), width, height)
+
+
+def is_dicom(data: bytes) -> bool:
+    """Whether the bytes carry DICOM's mark: DICM after a 128-byte preamble."""
+    return data[128:132] == b"DICM"
+
+
+def resize_slice(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """(H, W) uint8 → (1, size, size) uint8: black borders make it square, then antialiased bilinear resampling."""
+    height, width = pixels.shape
+    side = max(height, width)
+    if height != width:
+        square = np.zeros((side, side), np.uint8)
+        top, left = (side - height) // 2, (side - width) // 2
+        square[top : top + height, left : left + width] = pixels
+        pixels = square
+    if side != size:
+        pixels = np.array(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
+    return pixels[None]
