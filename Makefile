@@ -13,12 +13,13 @@ setup: .venv/.ready ## set up .venv
 
 .venv/.ready: requirements.lock
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found; install Python 3.11 or run make PYTHON=/path/to/python3.11"; exit 1; }
-	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv || { rm -rf .venv; echo "error: see above; on Debian and Ubuntu: apt install python3.11-venv"; exit 1; }
 	@command -v uv >/dev/null || .venv/bin/python -m pip install -q uv
 	uv pip install -q --python .venv/bin/python -r requirements.lock
 	@touch $@
 
 repro: setup ## run the pipeline with the committed params, then show the figures
+	@python -m strokect.preflight
 	dvc repro
 	@python -m strokect.summary
 

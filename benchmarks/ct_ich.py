@@ -14,6 +14,7 @@ import yaml
 
 from strokect.errors import DataError, run_stage
 from strokect.files import read_json, write_json, write_text
+from strokect.preflight import check_raw_data
 from strokect.reporting import figure_text
 
 RESULTS = Path("docs/results")
@@ -104,6 +105,7 @@ def main(arguments: list[str] | None = None) -> None:
     profiles = parser.parse_args(arguments).profiles or list(reversed(RUNS))
     if unknown := set(profiles) - set(RUNS):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(RUNS)}")
+    check_raw_data("kaggle_ct_ich", Path("data/raw/kaggle_ct_ich"))
     for profile in profiles:
         print(f"== {command(profile)}", flush=True)
         if subprocess.run(command(profile).split(), check=False).returncode:

@@ -54,7 +54,10 @@ def fill(text: str) -> str:
 def main() -> None:
     """Take over the workspace's phantom run, then rewrite README.md."""
     if not read_json("data/prepared/cohort.json")["synthetic"]:
-        raise DataError("the workspace holds a run on real data; the README shows the phantom's: run `make repro` first")
+        raise DataError(
+            "the workspace holds a run on real data, the README shows the phantom's: "
+            "`git checkout params.yaml dvc.lock metrics`, then `make repro`"
+        )
     for source in SHOWN:
         shutil.copyfile(source, PHANTOM / Path(source).name)
     write_text(README, fill(README.read_text(encoding="utf-8")))

@@ -10,13 +10,13 @@ from tqdm import tqdm
 
 from strokect.calibration import Calibrator
 from strokect.engine import FoldModel, fold_probabilities
-from strokect.errors import DataError, run_stage
+from strokect.errors import run_stage
 from strokect.files import atomic_folder, atomic_path, read_json, sha256_file, write_json
 from strokect.fold import SPLIT
 from strokect.manifest import Prepared, load_prepared
 from strokect.operating_point import patient_scores
 from strokect.params import EvaluateParams, load_params
-from strokect.plots import Scored, draw, plot_tables, training_table
+from strokect.plots import Scored, draw, plot_tables, training_curves, training_table
 from strokect.reporting import Judged, metrics_table, report
 from strokect.splits import read_split, rows_of_test_part
 
@@ -46,11 +46,11 @@ def evaluate_test(
     whole = Judged(scores, scores, (scores >= at).astype(np.int64), at)
     described = {"cohort": prepared.cohort, "sidecar": models[0].sidecar, "audit": audit}
     metrics = report("test", labels, patients, slices, whole, resamples=params.resamples, seed=params.seed, **described)
-    return metrics, Scored("test", labels, probability, decision)
+    return metrics, Scored("test", labels, probability, probability, decision)
 
 
 def opens_test(params: EvaluateParams, cohort: dict[str, Any]) -> bool:
-    """Whether this run may look at the test part."""
+    """Whether this run may look at the test part, if there is one."""
     return params.open_test is True or (params.open_test == "synthetic" and cohort["synthetic"])
 
 
@@ -80,13 +80,9 @@ def main() -> None:
     test = rows_of_test_part(read_split(SPLIT, prepared.manifest))
     point = read_json("models/operating_point.json")
     oof = pd.read_csv("models/oof.csv", dtype={"file": str, "patient": str})
-    parts = [Scored("oof", *(oof[name].to_numpy() for name in ("label", "probability", "decision")))]
+    parts = [Scored("oof", *(oof[name].to_numpy() for name in ("label", "probability", "ranking", "decision")))]
     metrics = read_json("metrics/oof.json")
-    if opens_test(params.evaluate, prepared.cohort):
-        if not len(test):
-            raise DataError(
-                "evaluate.open_test is set but there is no test part: set it to false, or split.test_fraction above 0"
-            )
+    if len(test) and opens_test(params.evaluate, prepared.cohort):
         models = [FoldModel(EXPORTS / str(fold)) for fold in point["folds"]]
         metrics, scored = evaluate_test(prepared, test, point, models, read_json("metrics/audit.json"), params.evaluate)
         parts.append(scored)
@@ -103,7 +99,7 @@ def main() -> None:
             # dvc.yaml names both parts: without a test part its file has a header and no rows.
             tables.get("test", {}).get(name, table.head(0)).to_csv(folder / f"{name}_test.csv", index=False)
         for column in ("loss", "held_out_log_loss"):
-            training.pivot(index="epoch", columns="fold", values=column).to_csv(folder / f"training_{column}.csv")
+            training_curves(training, column).to_csv(folder / f"training_{column}.csv")
         draw(parts, training, folder, f"target: {metrics['target']}")
     print(f"part: {metrics['part']}\n{metrics_table(metrics)}")
     for note in metrics["notes"]:

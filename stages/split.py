@@ -1,7 +1,5 @@
 """split: a test part and the folds, grouped by patient, with near-duplicates kept together."""
 
-import numpy as np
-
 from strokect.duplicates import linked_rows
 from strokect.errors import run_stage
 from strokect.files import atomic_path
@@ -14,7 +12,7 @@ def main() -> None:
     """Read the prepared cohort, write data/splits.csv."""
     params = load_params().split
     prepared = load_prepared()
-    linked = linked_rows(np.asarray(prepared.images[:, 0]))
+    linked = linked_rows(prepared.images[:, 0])
     split = make_split(prepared.manifest, linked, params)
     with atomic_path("data/splits.csv") as path:
         split.to_csv(path, index=False)

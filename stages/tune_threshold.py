@@ -40,6 +40,7 @@ def main() -> None:
             "label": oof.labels,
             "fold": oof.fold,
             "logit": oof.logits,
+            "ranking": tuned.slices.ranking,
             "probability": tuned.slices.probability,
             "decision": tuned.slices.decision,
         }

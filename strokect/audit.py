@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from strokect.duplicates import is_blank
 from strokect.errors import DataError, ParamsError
 from strokect.files import sha256_bytes
 
@@ -43,6 +44,7 @@ class Evidence:
 
     manifest: pd.DataFrame  # file, patient, label; patient as text
     same: tuple[pd.DataFrame, ...]
+    blank: pd.DataFrame  # rows that show nothing; alike without being copies, so they are in no group of `same`
     cohort: dict[str, Any]
 
 
@@ -126,6 +128,12 @@ def one_slice_per_patient(evidence: Evidence) -> Finding | None:
     return _finding("one_slice_per_patient", "error", message, [own])
 
 
+def blank_slices(evidence: Evidence) -> Finding | None:
+    """Slices that are one grey level: harmless above the vertex, a sign of a wrong window or of broken files elsewhere."""
+    blank = evidence.blank
+    return _finding("blank_slices", "warning", f"{_count(len(blank), 'slice')} show nothing", [blank] if len(blank) else [])
+
+
 def suspicious_names(evidence: Evidence) -> Finding | None:
     """Names of copies, augmented or synthetic pictures and overlays: not original slices."""
     hits = tuple(sorted(file for file in evidence.manifest["file"] if SUSPICIOUS.search(file)))
@@ -151,6 +159,7 @@ _ALL: tuple[Check, ...] = (
     label_conflict,
     one_slice_per_patient,
     identical_within_patient,
+    blank_slices,
     suspicious_names,
     unreadable,
     left_out,
@@ -167,7 +176,8 @@ def _gather(manifest: pd.DataFrame, images: NDArray[np.uint8], cohort: dict[str,
         raise DataError(f"data/prepared: {len(images)} images but {len(manifest)} manifest rows; run `dvc repro -f prepare`")
     rows = manifest[["file", "patient", "label", "sha256"]].astype({"file": str, "patient": str})
     rows["pixels"] = [sha256_bytes(image.tobytes()) for image in images]
-    return Evidence(rows, tuple(_identical_groups(rows)), cohort)
+    blank = is_blank(images[:, 0])
+    return Evidence(rows, tuple(_identical_groups(rows[~blank])), rows[blank], cohort)
 
 
 def _identical_groups(rows: pd.DataFrame) -> Iterator[pd.DataFrame]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from strokect.files import atomic_path, sha256_file
 from strokect.manifest import Prepared
-from strokect.network import FoldNet, describe_network, save_network
+from strokect.network import FoldNet, describe_network, packaged_weights, save_network
 from strokect.params import ModelParams, TrainParams
 from strokect.sidecar import CLASSES, SCHEMA
 from strokect.splits import held_out_rows, training_rows
@@ -25,7 +25,8 @@ from strokect.training import Progress, Task, Trainer, pick_amp, pick_device
 # Outside every stage's outputs: DVC deletes those before it runs a stage again.
 RESUME = Path(os.environ.get("STROKECT_RESUME_DIR", ".strokect/resume"))
 # What shapes a fold's weights. A checkpoint of other code is not gone on with: DVC would record the new code for it.
-CODE = ("augment", "fold", "mining", "network", "splits", "training")
+CODE = tuple(f"strokect/{name}" for name in ("augment", "fold", "mining", "network", "splits", "training"))
+CODE += ("stages/train_fold", "stages/hnm")
 SPLIT = Path("data/splits.csv")
 HISTORY_COLUMNS = ["epoch", "loss", "held_out_log_loss", "learning_rate", "grad_norm", "images_per_s", "seconds"]
 
@@ -108,13 +109,16 @@ def make_sidecar(
 def identity(prepared: Prepared, model: ModelParams, train_params: TrainParams, *others: Any) -> list[Any]:
     """What a checkpoint belongs to: data, split, params, starting weights, code, library versions, device and precision."""
     device = pick_device(train_params)
-    code = [sha256_file(Path(__file__).parent / f"{module}.py") for module in CODE]
+    root = Path(__file__).parent.parent
+    code = [sha256_file(root / f"{module}.py") for module in CODE]
     machine = [device_name(device), str(pick_amp(train_params, device)), torch.__version__, timm.__version__]
     sections = [asdict(section) for section in (model, train_params)]
     return [prepared.cohort["data_sha256"], sha256_file(SPLIT), weights_sha256(model), code, machine, *sections, *others]
 
 
 def weights_sha256(model: ModelParams) -> str | None:
-    """SHA-256 of the file that `model.weights` names, None where it names none."""
+    """SHA-256 of the file that the starting weights come from, None for the hub and for random weights."""
+    if model.weights == "package":
+        return sha256_file(packaged_weights(model.backbone))
     path = Path(model.weights)
-    return sha256_file(path) if model.weights not in ("package", "hub", "none") and path.is_file() else None
+    return sha256_file(path) if model.weights not in ("hub", "none") and path.is_file() else None

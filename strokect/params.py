@@ -228,6 +228,12 @@ def _check_ranges(params: Params, file: str) -> None:
     parse_goal(params.tune_threshold.goal)
     p = params
     rules = [
+        (not (p.evaluate.open_test is True and p.split.test_fraction == 0), "evaluate.open_test", "false without a test part"),
+        (
+            not set(p.data.folder.positive) & set(p.data.folder.negative),
+            "data.folder.positive",
+            "apart from data.folder.negative",
+        ),
         (32 <= p.data.image_size <= 1024, "data.image_size", "between 32 and 1024"),
         (p.data.max_unreadable >= 0, "data.max_unreadable", "0 or more"),
         (p.data.phantom.patients >= 1, "data.phantom.patients", "1 or more"),

@@ -29,14 +29,15 @@ class Scored:
     part: str  # oof | test
     labels: NDArray[np.int64]  # (n,)
     probability: Floats  # (n,)
+    ranking: Floats  # (n,) what ROC and PR order by, as the figures beside them do
     decision: NDArray[np.int64]  # (n,)
 
 
 def plot_tables(scored: Scored) -> dict[str, pd.DataFrame]:
     """The points of every plot of one part."""
     y, p = scored.labels, scored.probability
-    fpr, tpr, _ = roc_curve(y, p)
-    precision, recall, _ = precision_recall_curve(y, p)
+    fpr, tpr, _ = roc_curve(y, scored.ranking)
+    precision, recall, _ = precision_recall_curve(y, scored.ranking)
     bins = calibration_bins(p)
     rows = [(p[bins == b].mean(), y[bins == b].mean(), int((bins == b).sum())) for b in np.unique(bins)]
     edges = np.linspace(0, 1, 21)
@@ -71,6 +72,12 @@ def training_table(folders: list[Path]) -> pd.DataFrame:
         if len(frame) and frame["stage"].iloc[0] == "hnm":
             frame["epoch"] += last
     return pd.concat([frame for frame in frames if len(frame)], ignore_index=True)
+
+
+def training_curves(training: pd.DataFrame, column: str) -> pd.DataFrame:
+    """One column of the training table with a column per fold. dvc.yaml draws folds 0 to 4, so these are always there."""
+    curves = training.pivot(index="epoch", columns="fold", values=column)
+    return curves.reindex(columns=sorted({*curves.columns, *(f"fold {k}" for k in range(5))}))
 
 
 def draw(parts: list[Scored], training: pd.DataFrame, target: Path, title: str) -> None:
@@ -165,11 +172,12 @@ def _draw_probabilities(tables: dict[str, dict[str, pd.DataFrame]], path: Path, 
 
 
 def _draw_training(training: pd.DataFrame, path: Path, title: str) -> None:
+    folds, colours = list(training.groupby("fold")), plt.get_cmap("viridis")
     figure, panels = plt.subplots(1, 2, figsize=(10.8, 4))
     names = {"loss": "training loss", "held_out_log_loss": "held-out log loss (watched only)"}
     for axes, (column, name) in zip(panels, names.items(), strict=True):
-        for number, (fold, rows) in enumerate(training.groupby("fold")):
-            axes.plot(rows["epoch"], rows[column], marker=".", label=fold, color=plt.get_cmap("viridis")(number / 5))
+        for number, (fold, rows) in enumerate(folds):
+            axes.plot(rows["epoch"], rows[column], marker=".", label=fold, color=colours(number / len(folds)))
         axes.set(xlabel="epoch (fine-tuning on hard slices last)", ylabel=name)
         axes.xaxis.get_major_locator().set_params(integer=True)
     panels[1].legend(fontsize=9)

@@ -16,9 +16,12 @@ from strokect import ct_ich, phantom
 from strokect.errors import DataError, ImageError
 from strokect.files import sha256_bytes
 from strokect.params import DataParams
+from strokect.preflight import check_raw_data
 from strokect.slices import load_slice, resize_slice
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm")
+# What lies beside pictures and is none. Everything else is opened, whatever its name: PACS exports often have no suffix.
+NO_PICTURES = (".txt", ".csv", ".json", ".xml", ".html", ".md", ".pdf", ".ini", ".db")
+NO_PICTURE_NAMES = ("DICOMDIR",)
 
 
 @dataclass(frozen=True)
@@ -57,10 +60,7 @@ class Source:
 
 def read_source(params: DataParams, root: Path) -> Source:
     """Read the cohort under `root` (data/raw/<source>) with the labels that `data.labels` asks for."""
-    if not root.is_dir():
-        raise DataError(
-            f"{root} is missing: bring the data in with `make import SOURCE={params.source} FROM=<folder>`, or `dvc pull`"
-        )
+    check_raw_data(params.source, root)
     source = READERS[params.source](params, root)
     if not source.rows:
         raise DataError(f"{root}: no slices found")
@@ -125,6 +125,9 @@ def read_folder(params: DataParams, root: Path) -> Source:
             f"{root}: class folders are {folders}; params.yaml has positive {list(p.positive)}, negative {list(p.negative)}. "
             "Every class folder must be named once in data.folder.positive or data.folder.negative"
         )
+    stray = sorted(path.name for path in root.iterdir() if path.is_file() and not _is_no_picture(path))
+    if stray:
+        raise DataError(f"{root}: {len(stray)} file(s) outside the class folders, e.g. {stray[0]!r}; move them into one or away")
     found: list[tuple[str, str, int]] = []
     left_out = []
     for name, label in classes.items():
@@ -132,8 +135,8 @@ def read_folder(params: DataParams, root: Path) -> Source:
             if not path.is_file():
                 continue
             file = path.relative_to(root).as_posix()
-            if path.suffix.lower() not in PICTURE_SUFFIXES:
-                left_out.append((file, f"not a picture ({path.suffix or 'no suffix'})"))
+            if _is_no_picture(path):
+                left_out.append((file, "not a picture by its name"))
                 continue
             match = pattern.search(path.relative_to(root / name).as_posix())
             if match is None or not match["patient"]:
@@ -168,6 +171,10 @@ def _file_reader(params: DataParams, root: Path) -> Callable[[Row], Pixels]:
         return Pixels(loaded.pixels, sha256_bytes(data), loaded.width, loaded.height)
 
     return read
+
+
+def _is_no_picture(path: Path) -> bool:
+    return path.name.startswith(".") or path.name in NO_PICTURE_NAMES or path.suffix.lower() in NO_PICTURES
 
 
 def _natural(text: str) -> list[tuple[int, int, str]]:

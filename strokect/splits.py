@@ -10,6 +10,7 @@ from strokect.errors import DataError
 from strokect.params import SplitParams
 
 TEST = "test"
+MIN_PER_CLASS = 3  # choosing a calibration without a patient's label takes two more of the same class
 
 
 def make_split(manifest: pd.DataFrame, linked: NDArray[np.int64], params: SplitParams) -> pd.DataFrame:
@@ -70,19 +71,19 @@ def _linked_groups(patients: NDArray[np.str_], linked: NDArray[np.int64]) -> NDA
 
 
 def _check_counts(positive: NDArray[np.int64], params: SplitParams) -> None:
-    unit = "patient (or group of patients linked by near-duplicates)" if params.group_by == "patient" else "slice"
-    for name, count in (("stroke", int(positive.sum())), ("normal", int((1 - positive).sum()))):
+    unit = "patients (counting those linked by near-duplicates as one)" if params.group_by == "patient" else "slices"
+    needed = max(len(params.folds), MIN_PER_CLASS)
+    for name, count in (("with a positive slice", int(positive.sum())), ("without a positive slice", int((1 - positive).sum()))):
         test = round(params.test_fraction * count)
-        left = count - test
         if params.test_fraction > 0 and test == 0:
             raise DataError(
-                f"class {name!r} has {count} {unit}; a test part of {params.test_fraction:g} would hold none of them. "
+                f"{count} {unit} {name}: a test part of {params.test_fraction:g} would hold none of them. "
                 "Report by cross-validation (split.test_fraction: 0), or raise it"
             )
-        if left < len(params.folds):
+        if count - test < needed:
             raise DataError(
-                f"class {name!r} has {count} {unit}, {left} after a test part of {params.test_fraction:g}; "
-                f"{len(params.folds)} folds need at least one each. Use fewer folds, a smaller split.test_fraction or more data"
+                f"{count} {unit} {name}, {count - test} after a test part of {params.test_fraction:g}; {len(params.folds)} folds "
+                f"and a cross-fitted calibration need at least {needed}. Use fewer folds, a smaller test part or more data"
             )
 
 

@@ -247,3 +247,12 @@ def test_command_exits_non_zero(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "stages.audit"]
     done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(root)}, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "params.yaml is missing" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_blank_slices_are_a_warning_and_no_copies() -> None:
+    """Above the vertex a window shows nothing: 'identical' there means nothing, and must not be allowed away."""
+    case = Case()
+    case.images[[2, 5, 8]] = 0
+    findings = audit_cohort(case.manifest, case.images, case.cohort)
+    assert [(finding.check, finding.severity) for finding in findings] == [("blank_slices", "warning")]
+    assert len(findings[0].files) == 3

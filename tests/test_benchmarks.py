@@ -12,6 +12,7 @@ from strokect.files import read_json
 def test_without_arguments_every_run_is_made_and_the_honest_one_last(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     made: list[str] = []
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "data/raw/kaggle_ct_ich").mkdir(parents=True)
 
     def run(command: list[str], check: bool) -> SimpleNamespace:
         made.append(command[-1])

@@ -29,15 +29,14 @@ def test_packaged_weights_are_imagenet_weights() -> None:
 
 @pytest.mark.slow
 def test_packaged_weights_know_a_flower() -> None:
-    import importlib
 
     from PIL import Image
     from sklearn.datasets import load_sample_image
 
-    from strokect.network import WEIGHT_PACKAGES, _package_file
+    from strokect.network import packaged_weights
 
     whole = timm.create_model(LITE0)
-    given = torch.load(_package_file(importlib.import_module(WEIGHT_PACKAGES[LITE0])), weights_only=True)
+    given = torch.load(packaged_weights(LITE0), weights_only=True)
     tensors = [v for k, v in given.items() if not k.endswith("num_batches_tracked")]
     names = [k for k in whole.state_dict() if not k.endswith("num_batches_tracked")]
     whole.load_state_dict(dict(zip(names, tensors, strict=True)), strict=False)
@@ -78,20 +77,37 @@ def test_weights_from_a_file_and_strict(tmp_path: Path, suffix: str) -> None:
     save(state, path)
     net = build_network(LITE0, str(path), 0.2)
     torch.testing.assert_close(net.backbone.state_dict()["conv_stem.weight"], state["conv_stem.weight"])
+    if suffix == ".pth":
+        torch.save({"epoch": 3, "state_dict": state}, path)  # as training scripts save it
+        assert build_network(LITE0, str(path), 0.2)
     del state["conv_stem.weight"]
     save(state, path)
     with pytest.raises(TrainingError, match="does not fit"):
         build_network(LITE0, str(path), 0.2)
 
 
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_damaged_weights_are_an_error_that_names_the_file(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"damaged{suffix}"
+    path.write_bytes(b"junk" * 50)
+    with pytest.raises(TrainingError, match=r"damaged.* cannot be read"):
+        build_network(LITE0, str(path), 0.2)
+
+
 def test_disk_round_trip_is_exact_and_strict(tmp_path: Path) -> None:
     net = build_network(LITE0, "none", 0.25)
-    save_network(net, tmp_path, {"backbone": LITE0, **describe_network(net)})
+    shape = {"schema": 1, "image_size": 48, "channels": 1, "classes": ["normal", "stroke"], "target": "t"}
+    save_network(net, tmp_path, {"backbone": LITE0, **shape, **describe_network(net)})
     again, sidecar = load_network(tmp_path)
     assert sidecar["dropout"] == 0.25
     image = torch.randint(0, 256, (2, 1, 48, 48), dtype=torch.uint8)
     with torch.inference_mode():
         torch.testing.assert_close(net.eval()(image), again.eval()(image), rtol=0, atol=0)
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(TrainingError, match=r"model\.safetensors does not load"):
+        load_network(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(whole)
     write_json(tmp_path / "model.json", {**sidecar, "backbone": "tf_efficientnet_lite1"})
     with pytest.raises(TrainingError, match=r"model\.safetensors does not load"):
         load_network(tmp_path)

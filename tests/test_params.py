@@ -68,6 +68,7 @@ def test_missing_key_is_named_with_its_path(tmp_path: Path) -> None:
         ("export.views", ["upside_down"], "allowed: identity"),
         ("data", None, "must be a section"),
         ("tune_threshold.goal", "sensitivity > 0.9", "allowed: f2, or 'sensitivity >= 0.95'"),
+        ("data.folder.negative", ["normal", "stroke"], "apart from data.folder.negative"),
         ("evaluate.open_test", 1, "allowed: True, False, synthetic"),
     ],
 )

@@ -12,7 +12,7 @@ from conftest import ROOT, TINY_FOLDS, run, tiny_params, workspace
 
 from strokect.calibration import Calibrator
 from strokect.engine import FoldModel, fold_probabilities, score_slices
-from strokect.errors import DataError, TrainingError
+from strokect.errors import TrainingError
 from strokect.files import read_json
 from strokect.manifest import load_prepared
 from strokect.network import load_network, predict_logits
@@ -158,21 +158,17 @@ def test_synthetic_data_leaves_no_test_opening_and_real_data_one_per_model(pipel
     assert pd.read_csv(path)["model"].tolist() == ["a", "b"]
 
 
-def test_opening_a_test_part_that_is_not_there_is_an_error(pipeline: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "copy"
-    shutil.copytree(pipeline, folder)
-    split = pd.read_csv(folder / "data/splits.csv", dtype=str)
-    split["part"] = split["part"].replace("test", "0")
-    split.to_csv(folder / "data/splits.csv", index=False)
-    with workspace(folder, tiny_params()), pytest.raises(DataError, match="there is no test part"):
-        run("evaluate")
+def test_plotted_curves_are_those_of_the_reported_figures(pipeline: Path) -> None:
+    for name, part in (("oof", "oof"), ("evaluate", "test")):
+        points = pd.read_csv(pipeline / f"reports/plots/roc_{part}.csv")
+        area = np.trapezoid(points["true_positive_rate"], points["false_positive_rate"])
+        assert area == pytest.approx(read_json(pipeline / f"metrics/{name}.json")["slice"]["roc_auc"]["value"], abs=1e-6)
 
 
 def test_not_grouped_says_so_everywhere(tmp_path: Path) -> None:
     params = tiny_params()
     params["split"].update(group_by="none", test_fraction=0.0)
     params["data"].update(labels="shuffled")
-    params["evaluate"].update(open_test=False)
     params["train"].update(epochs=1)
     params["hnm"].update(enabled=False)
     with workspace(tmp_path, params):

@@ -101,6 +101,21 @@ def test_class_folder_nobody_named_is_an_error(params: DataParams, folder: Path)
         read_source(of_folder(params), folder)
 
 
+def test_a_picture_is_opened_whatever_its_name(params: DataParams, folder: Path, tmp_path: Path) -> None:
+    (folder / "normal/D_1.png").rename(folder / "normal/D_1")
+    (folder / "normal/D_5.bmp").write_bytes(b"BM" + b"0" * 100)
+    (folder / "normal/notes.txt").write_text("not a picture")
+    with pytest.raises(DataError, match=r"1 file\(s\) cannot be used.*(?s:.)*D_5\.bmp"):
+        prepare(of_folder(params), folder, tmp_path / "out")
+    (folder / "normal/D_5.bmp").unlink()
+    cohort = prepare(of_folder(params), folder, tmp_path / "out")
+    assert cohort["n_slices"] == 24
+    assert [item["file"] for item in cohort["left_out"]] == ["normal/notes.txt"]
+    (folder / "E_9.png").write_bytes(b"")
+    with pytest.raises(DataError, match="outside the class folders"):
+        prepare(of_folder(params), folder, tmp_path / "out")
+
+
 def test_name_without_a_patient_is_an_error(params: DataParams, folder: Path) -> None:
     other = dataclasses.replace(params.folder, patient_regex=r"^(?P<patient>\d+)_")
     with pytest.raises(DataError, match=r"D_1\.png: .*finds no patient"):

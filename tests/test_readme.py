@@ -20,6 +20,9 @@ def test_it_says_what_it_is_not() -> None:
 
 
 def test_no_picture_and_no_dicom_of_anybody_is_in_git() -> None:
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip("not a git checkout")
+    tracked = done.stdout.splitlines()
     pictures = (".dcm", ".jpg", ".jpeg", ".png", ".npy", ".npz", ".onnx")
     assert [name for name in tracked if name.lower().endswith(pictures) and not name.startswith("docs/phantom/")] == []
