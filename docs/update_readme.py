@@ -44,10 +44,10 @@ def timing() -> str:
 def fill(text: str) -> str:
     """README text with every block replaced by what the metrics say."""
     for name, content in blocks().items():
-        pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         if not pattern.search(text):
             raise DataError(f"{README}: the block <!-- {name} --> … <!-- /{name} --> is missing")
-        text = pattern.sub(lambda match, content=content: match[1] + content + match[2], text)
+        text = pattern.sub(lambda match, content=content: match[1] + content + "\n" + match[2], text)
     return text
 
 
