@@ -105,9 +105,9 @@ def _reading(runs: dict[str, dict[str, Any]]) -> str:
     auc = {name: f"{run['metrics']['patient']['roc_auc']['value']:.3f}" for name, run in runs.items()}
     return (
         "With slices dealt out one by one, labels that mean nothing still reach a patient ROC AUC of "
-        f"{auc['ct_ich_leaky_shuffled']}, about what the folder labels reach there ({auc['ct_ich_leaky']}): nothing can be learned from such a score. Grouped by "
-        f"patient, the folder labels reach {auc['ct_ich_folder_labels']} and the radiologists' slice labels {auc['ct_ich']} "
-        "(the controls are cheaper runs: smaller pictures, fewer epochs)."
+        f"{auc['ct_ich_leaky_shuffled']}, about what the folder labels reach there ({auc['ct_ich_leaky']}): "
+        f"nothing can be learned from such a score. Grouped by patient, the folder labels reach {auc['ct_ich_folder_labels']} "
+        f"and the radiologists' slice labels {auc['ct_ich']} (the controls are cheaper runs: smaller pictures, fewer epochs)."
     )
 
 
