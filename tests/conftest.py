@@ -74,18 +74,23 @@ def run(stage: str, *arguments: str) -> None:
         sys.argv = argv
 
 
+def run_all() -> None:
+    """Every stage up to evaluate, in the current folder."""
+    for stage in ("prepare", "audit", "split"):
+        run(stage)
+    for stage in ("train_fold", "hnm", "export"):
+        for fold in TINY_FOLDS:
+            run(stage, "--fold", str(fold))
+    run("tune_threshold")
+    run("evaluate")
+
+
 @pytest.fixture(scope="session")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which every stage up to evaluate has run on the tiny phantom."""
     folder = tmp_path_factory.mktemp("pipeline")
     with workspace(folder, tiny_params()):
-        for stage in ("prepare", "audit", "split"):
-            run(stage)
-        for stage in ("train_fold", "hnm", "export"):
-            for fold in TINY_FOLDS:
-                run(stage, "--fold", str(fold))
-        run("tune_threshold")
-        run("evaluate")
+        run_all()
     return folder
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, TINY_FOLDS, run, tiny_params, workspace
+from conftest import ROOT, TINY_FOLDS, run_all, tiny_params, workspace
 
 from strokect.calibration import Calibrator
 from strokect.engine import FoldModel, fold_probabilities, score_slices
@@ -173,13 +173,7 @@ def test_not_grouped_says_so_everywhere(tmp_path: Path) -> None:
     params["train"].update(epochs=1)
     params["hnm"].update(enabled=False)
     with workspace(tmp_path, params):
-        for stage in ("prepare", "audit", "split"):
-            run(stage)
-        for stage in ("train_fold", "hnm", "export"):
-            for fold in TINY_FOLDS:
-                run(stage, "--fold", str(fold))
-        run("tune_threshold")
-        run("evaluate")
+        run_all()
     metrics = read_json(tmp_path / "metrics/evaluate.json")
     assert metrics["part"] == "oof"
     assert metrics["group_by"] == "none"
