@@ -1,7 +1,8 @@
-"""PNG and JPEG bytes → grey levels; what is no 8-bit grey picture of a plausible size is refused."""
+"""PNG and JPEG bytes → a picture of grey levels; what cannot be one (16 bits, transparent, absurd size) is refused."""
 
 import io
 import warnings
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,7 @@ from PIL import Image, ImageOps
 from strokect.errors import ImageError
 
 MAX_PIXELS = 32_000_000  # a head CT slice has 0.26 M; the cap is checked before anything is decoded
-MAX_ASPECT = 2.0
+MAX_ASPECT = 20.0  # of what is decoded at all; what the models may see is in `slices` and `pixel_checks`
 GREY_TOLERANCE = 16  # JPEG chroma rounding moves the channels of a grey picture apart by a few levels
 FORMATS = ("PNG", "JPEG")
 SIXTEEN_BIT = (
@@ -20,8 +21,20 @@ SIXTEEN_BIT = (
 SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 
 
-def decode_picture(data: bytes) -> NDArray[np.uint8]:
-    """PNG or JPEG bytes → grey levels (H, W) uint8. Colour, 16-bit and transparent pictures are refused."""
+@dataclass(frozen=True)
+class Picture:
+    """A decoded file. `grey` is (H, W) uint8 at the file's own resolution.
+
+    `chroma` is the largest difference between the colour channels of any pixel, 0..255, and 0 for files without colour; above
+    GREY_TOLERANCE the picture is in colour, and `grey` its luma.
+    """
+
+    grey: NDArray[np.uint8]
+    chroma: int
+
+
+def decode_picture(data: bytes) -> Picture:
+    """PNG or JPEG bytes → Picture. Raises ImageError for 16-bit and transparent pictures and for absurd sizes."""
     if not data:
         raise ImageError("empty_file", "the file is empty")
     if not data.startswith(SIGNATURES):
@@ -42,13 +55,13 @@ def decode_picture(data: bytes) -> NDArray[np.uint8]:
 
 
 def check_geometry(width: int, height: int) -> None:
-    """Raise ImageError for a size that is no CT slice; callers check before they decode."""
+    """Raise ImageError for a size that nobody should decode; callers check before they do."""
     if width * height > MAX_PIXELS:
         raise ImageError("too_many_pixels", f"{width}×{height} pixels; at most {MAX_PIXELS:,} are accepted")
     if min(width, height) < 32:
         raise ImageError("too_small", f"{width}×{height} pixels; at least 32 on each side are needed")
     if max(width, height) > MAX_ASPECT * min(width, height):
-        raise ImageError("extreme_aspect_ratio", f"{width}×{height} pixels; a slice is at most {MAX_ASPECT:g}:1")
+        raise ImageError("extreme_aspect_ratio", f"{width}×{height} pixels; at most {MAX_ASPECT:g}:1 is decoded")
 
 
 def _check_bit_depth(data: bytes) -> None:
@@ -57,9 +70,9 @@ def _check_bit_depth(data: bytes) -> None:
         raise ImageError("sixteen_bit", SIXTEEN_BIT)
 
 
-def _to_grey(picture: Image.Image) -> NDArray[np.uint8]:
+def _to_grey(picture: Image.Image) -> Picture:
     if picture.mode in ("L", "1"):
-        return np.array(picture.convert("L"))
+        return Picture(np.array(picture.convert("L")), 0)
     if picture.mode.startswith("I") or picture.mode == "F":
         raise ImageError("sixteen_bit", SIXTEEN_BIT)
     if picture.mode in ("LA", "RGBA", "PA") or "transparency" in picture.info:
@@ -69,7 +82,5 @@ def _to_grey(picture: Image.Image) -> NDArray[np.uint8]:
         rgb = rgba[..., :3]
     else:
         rgb = np.array(picture.convert("RGB"))
-    spread = rgb.max(axis=-1).astype(int) - rgb.min(axis=-1)  # (H, W)
-    if spread.max() > GREY_TOLERANCE:  # one drawn-on contour is enough: it may be the answer
-        raise ImageError("colour", "a colour picture: CT slices are grey; drawn-on contours or photographs cannot be judged")
-    return np.array(Image.fromarray(rgb).convert("L"))
+    chroma = int((rgb.max(axis=-1) - rgb.min(axis=-1)).max())
+    return Picture(np.array(Image.fromarray(rgb).convert("L")), chroma)

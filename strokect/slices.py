@@ -6,7 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from strokect.images import decode_picture
+from strokect.errors import ImageError
+from strokect.images import GREY_TOLERANCE, Picture, decode_picture
+
+MAX_ASPECT = 2.0  # of a slice that is trained on
 
 
 @dataclass(frozen=True)
@@ -18,19 +21,31 @@ class LoadedSlice:
     height: int
 
 
-def load_slice(data: bytes, size: int) -> LoadedSlice:
-    """Decode PNG, JPEG or DICOM bytes, pad to square, resize to (1, size, size) uint8.
+def decode(data: bytes) -> Picture:
+    """PNG, JPEG or DICOM bytes → Picture at the file's own resolution; DICOM slices come in the brain window.
 
-    Raises ImageError when the bytes are no picture this project can judge.
+    Colour pictures and odd shapes pass: whether they are judged is the caller's decision. Raises ImageError for bytes that are no
+    picture this project can read.
     """
     if is_dicom(data):
         from strokect.dicom import decode_dicom  # here: pictures must not need pydicom
 
-        pixels = decode_dicom(data)
-    else:
-        pixels = decode_picture(data)
-    height, width = pixels.shape
-    return LoadedSlice(resize_slice(pixels, size), width, height)
+        return Picture(decode_dicom(data), 0)
+    return decode_picture(data)
+
+
+def load_slice(data: bytes, size: int) -> LoadedSlice:
+    """Decode PNG, JPEG or DICOM bytes, pad to square, resize to (1, size, size) uint8.
+
+    Raises ImageError when the bytes are no picture this project can learn from.
+    """
+    picture = decode(data)
+    height, width = picture.grey.shape
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise ImageError("extreme_aspect_ratio", f"{width}×{height} pixels; a slice is at most {MAX_ASPECT:g}:1")
+    if picture.chroma > GREY_TOLERANCE:  # one drawn-on contour is enough: it may be the answer
+        raise ImageError("colour", "a colour picture: CT slices are grey; drawn-on contours or photographs cannot be judged")
+    return LoadedSlice(resize_slice(picture.grey, size), width, height)
 
 
 def is_dicom(data: bytes) -> bool:

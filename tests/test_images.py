@@ -11,8 +11,8 @@ from PIL import Image
 
 from strokect.dicom import apply_window
 from strokect.errors import ImageError
-from strokect.images import MAX_PIXELS
-from strokect.slices import load_slice
+from strokect.images import GREY_TOLERANCE, MAX_PIXELS
+from strokect.slices import decode, load_slice
 
 
 def refusal(data: bytes) -> str:
@@ -57,6 +57,47 @@ def test_colour_is_refused() -> None:
     colour = np.stack([grey_slice(64)] * 3, -1)
     colour[20:30, 20:30] = (255, 0, 0)  # a contour that somebody drew
     assert refusal(encode(colour)) == "colour"
+
+
+def test_decode_passes_colour_on_with_its_strength() -> None:
+    """The service answers "reject" to a colour picture; only what is learnt from is refused here."""
+    pixels = grey_slice(64)
+    colour = np.stack([pixels] * 3, -1)
+    assert decode(encode(pixels)).chroma == decode(encode(colour)).chroma == 0
+    colour[20, 20] = (200, 60, 110)
+    found = decode(encode(colour))
+    assert found.chroma == 140
+    assert found.grey[20, 20] == round(0.299 * 200 + 0.587 * 60 + 0.114 * 110)  # luma of ITU-R BT.601
+    colour[20, 20] = pixels[20, 20]
+    assert np.array_equal(decode(encode(colour)).grey, pixels)
+
+
+@pytest.mark.parametrize("strength", [GREY_TOLERANCE, GREY_TOLERANCE + 1])
+def test_a_trace_of_colour_is_tolerated(strength: int) -> None:
+    rgb = np.full((64, 64, 3), 100, np.uint8)
+    rgb[0, 0, 0] += strength
+    if strength > GREY_TOLERANCE:
+        assert refusal(encode(rgb)) == "colour"
+    else:
+        assert load_slice(encode(rgb), 32).pixels.shape == (1, 32, 32)
+
+
+def test_decode_keeps_shape_and_resolution() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 700)).astype(np.uint8)
+    assert np.array_equal(decode(encode(pixels)).grey, pixels)
+    stored = np.full((40, 700), 1064, np.int16)  # 40 HU, the middle of the window
+    found = decode(dicom_bytes(stored))
+    assert (found.grey == 128).all() and found.grey.shape == (40, 700) and found.chroma == 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "code"),
+    [((32, 641), "extreme_aspect_ratio"), ((641, 32), "extreme_aspect_ratio"), ((31, 40), "too_small")],
+)
+def test_decode_refuses_absurd_shapes(shape: tuple[int, int], code: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        decode(encode(np.zeros(shape, np.uint8)))
+    assert caught.value.code == code
 
 
 def test_sixteen_bits_are_refused() -> None:
