@@ -5,6 +5,7 @@ Everything it needs is in the release folder beside this file; it knows no param
 
 import logging
 import os
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,22 +16,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from strokect.errors import ImageError, StrokectError
+from strokect.errors import DeadlineError, ImageError, NoResultError, StrokectError
 from strokect.http import IMAGE_STATUS, REQUEST_ID, Guard, HttpError
-from strokect.predictor import NoResultError, Prediction, Predictor
+from strokect.model_card import INTENDED_USE, OUT_OF_SCOPE
+from strokect.predictor import Prediction, Predictor
 
 logger = logging.getLogger("bentoml.strokect")  # BentoML shows INFO of its own loggers only
 
 RELEASE = Path(os.environ.get("STROKECT_RELEASE") or Path(__file__).parent / "models" / "release")
-INTENDED_USE = (
-    "Research software, not a medical device. It scores single axial brain CT slices for the target named in `target`, "
-    "for research on data like the data it was trained on. It must not be used to diagnose, triage or treat."
-)
-OUT_OF_SCOPE = [
-    "Clinical decisions of any kind; a `normal` answer does not rule out a stroke, and an infarct may be answered `normal`.",
-    "Anything but axial brain CT slices in the brain window: other body parts, MRI, X-ray, photographs, localisers.",
-    "Scanners, protocols, ages or patient groups that the training data does not hold.",
-]
+DEADLINE_S = 30.0  # of one prediction; Guard has its own for the body
 
 
 def show_model(request: Request) -> JSONResponse:
@@ -68,12 +62,14 @@ class StrokeCT:
         try:
             if self.predictor is None:
                 raise HttpError(503)
-            return self.predictor.predict(image.read_bytes(), REQUEST_ID.get())
+            return self.predictor.predict(image.read_bytes(), REQUEST_ID.get(), time.monotonic() + DEADLINE_S)
         except ImageError as error:
             problem = HttpError(IMAGE_STATUS.get(error.code, 422), error.code, str(error))
         except NoResultError as error:
             logger.error("request %s: %s", REQUEST_ID.get(), error)
             problem = HttpError(500, "no_result", "the model gave no usable number for this picture")
+        except DeadlineError:
+            problem = HttpError(504)
         except HttpError as error:
             problem = error
         # BentoML sends a Response as it is. A union in the annotation instead would break its /docs.json.

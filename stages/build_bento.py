@@ -1,6 +1,7 @@
 """Stage `build_bento`: exported folds + operating point + metrics → models/release and models/bento/strokect.bento."""
 
 import hashlib
+import io
 import os
 import shutil
 import subprocess
@@ -8,9 +9,15 @@ import sys
 import tempfile
 from pathlib import Path
 
+from PIL import Image
+
 from strokect.errors import ReleaseError, run_stage
 from strokect.files import atomic_path, read_json, sha256_file
-from strokect.release import write_release
+from strokect.model_card import model_card
+from strokect.phantom import make_cohort, window
+from strokect.release_writer import write_release
+from strokect.shipping import shipped_folders
+from strokect.sidecar import read_sidecar
 
 # The part of the package that the service imports and the bento carries. None of it may import torch.
 SERVING_MODULES = (
@@ -19,15 +26,24 @@ SERVING_MODULES = (
     "dicom",
     "engine",
     "errors",
+    "feature_gate",
     "files",
     "http",
     "images",
+    "judge",
+    "model_card",
+    "morphology",
+    "pixel_checks",
+    "policy",
     "predictor",
     "release",
+    "self_test",
     "sidecar",
     "slices",
+    "uncertainty",
     "views",
 )
+SELF_TEST_SLICES = 5
 CODE = ("bentofile.yaml", "service.py", *(f"strokect/{module}.py" for module in SERVING_MODULES))
 
 
@@ -62,13 +78,35 @@ def _bentoml(arguments: tuple[str, ...], folder: Path, environment: dict[str, st
         raise ReleaseError(f"`bentoml {' '.join(arguments[:1])}` failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
 
 
+def self_test_slice(size: int) -> bytes:
+    """A synthetic slice as PNG bytes: a release must not carry anybody's picture."""
+    piece = list(make_cohort(patients=1, slices=SELF_TEST_SLICES, size=size, seed=0))[SELF_TEST_SLICES // 2]
+    stream = io.BytesIO()
+    Image.fromarray(window(piece.hu)).save(stream, "PNG")
+    return stream.getvalue()
+
+
 def main() -> None:
-    """Read the outputs of export, tune_threshold, evaluate and audit; write the release and the bento."""
+    """Read the outputs of export, tune_threshold, safety, evaluate and audit; write the release and the bento."""
     models, metrics = Path("models"), Path("metrics")
+    point = read_json(models / "operating_point.json")
     # Not every folder there: a fold that params.yaml no longer lists leaves its export behind.
-    exports = [models / "export" / str(fold) for fold in read_json(models / "operating_point.json")["folds"]]
+    folders = dict(zip(point["exports"], shipped_folders(point), strict=True))
+    files = {
+        "operating_point.json": models / "operating_point.json",
+        "safety/policy.json": models / "safety" / "policy.json",
+        "metrics.json": metrics / "evaluate.json",
+        "safety.json": metrics / "safety.json",
+        "audit.json": metrics / "audit.json",
+    }
+    sidecar = read_sidecar(next(iter(folders.values())))
     version = write_release(
-        models / "release", exports, models / "operating_point.json", metrics / "evaluate.json", metrics / "audit.json"
+        models / "release",
+        folders,
+        models / "safety" / "gates",
+        files,
+        model_card(sidecar, point, read_json(files["metrics.json"]), read_json(files["safety.json"])),
+        self_test_slice(sidecar["image_size"]),
     )
     tag = bento_version(Path(), version)
     build_bento(Path(), models / "release", tag, models / "bento" / "strokect.bento")

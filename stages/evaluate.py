@@ -1,51 +1,58 @@
 """evaluate: the exported ensemble on the test part when it is open, out-of-fold otherwise; figures, plots, test openings."""
 
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from tqdm import tqdm
 
+from strokect.abstention import account
 from strokect.calibration import Calibrator
-from strokect.engine import FoldModel, fold_probabilities
 from strokect.errors import run_stage
 from strokect.files import atomic_folder, atomic_path, read_json, sha256_file, write_json
-from strokect.fold import SPLIT
+from strokect.judge import Judge, load_judge
 from strokect.manifest import Prepared, load_prepared
 from strokect.operating_point import patient_scores
 from strokect.params import EvaluateParams, load_params
 from strokect.plots import Scored, draw, plot_tables, training_curves, training_table
 from strokect.reporting import Judged, metrics_table, report
-from strokect.splits import read_split, rows_of_test_part
+from strokect.shipping import shipped_folders
+from strokect.slices import Picture
+from strokect.sources import raw_pictures
+from strokect.splits import SPLIT, read_split, rows_of_test_part
 
 OPENINGS = Path("metrics/test_openings.csv")
-EXPORTS = Path("models/export")
 
 
 def evaluate_test(
     prepared: Prepared,
-    rows: np.ndarray,
+    rows: NDArray[np.int64],
+    judge: Judge,
+    pictures: list[Callable[[], Picture]],
     point: dict[str, Any],
-    models: list[FoldModel],
     audit: dict[str, Any],
     params: EvaluateParams,
 ) -> tuple[dict[str, Any], Scored]:
-    """Judge the test part with the ensemble and the operating point exactly as the service does."""
-    with tqdm(total=len(rows) * len(models), desc="evaluate test part", unit="slice", mininterval=1) as bar:
-        folds = fold_probabilities(
-            models, Calibrator.from_json(point["calibration"]), prepared.images[rows], point["views"], lambda done: bar.update()
-        )
-    probability = folds.mean(axis=0)
+    """Judge the test part exactly as the service does; `pictures` are those of `rows`, as their files have them."""
+    hashes = prepared.manifest["sha256"].to_numpy(str)[rows]
+    probability, answers = np.empty(len(rows)), []
+    for i, read in enumerate(tqdm(pictures, desc="evaluate test part", unit="slice", mininterval=1)):
+        evidence = judge.examine(read(), hashes[i]).evidence
+        probability[i] = evidence.probabilities.mean()
+        answers.append(judge.policy.decide(evidence).decision)
     patients, labels = prepared.patients[rows], prepared.labels[rows]
-    decision = (probability >= point["slice"]["threshold"]).astype(np.int64)
+    decision = (probability >= judge.policy.threshold).astype(np.int64)
     _, scores = patient_scores(probability, patients, point["patient"]["top_k"])
-    slices = Judged(probability, probability, decision, point["slice"]["threshold"])
+    slices = Judged(probability, probability, decision, judge.policy.threshold)
     at = point["patient"]["threshold"]
     whole = Judged(scores, scores, (scores >= at).astype(np.int64), at)
-    described = {"cohort": prepared.cohort, "sidecar": models[0].sidecar, "audit": audit}
+    described = {"cohort": prepared.cohort, "sidecar": judge.engine.models[0].sidecar, "audit": audit}
     metrics = report("test", labels, patients, slices, whole, resamples=params.resamples, seed=params.seed, **described)
+    metrics["policy"] = account(labels, np.array(answers), patients, resamples=params.resamples, seed=params.seed)
     return metrics, Scored("test", labels, probability, probability, decision)
 
 
@@ -81,10 +88,13 @@ def main() -> None:
     point = read_json("models/operating_point.json")
     oof = pd.read_csv("models/oof.csv", dtype={"file": str, "patient": str})
     parts = [Scored("oof", *(oof[name].to_numpy() for name in ("label", "probability", "ranking", "decision")))]
-    metrics = read_json("metrics/oof.json")
+    metrics = read_json("metrics/oof.json") | {"policy": read_json("metrics/safety.json")["policy_out_of_fold"]}
     if len(test) and opens_test(params.evaluate, prepared.cohort):
-        models = [FoldModel(EXPORTS / str(fold)) for fold in point["folds"]]
-        metrics, scored = evaluate_test(prepared, test, point, models, read_json("metrics/audit.json"), params.evaluate)
+        folders = dict(zip(point["exports"], shipped_folders(point), strict=True))
+        judge = load_judge(folders, point["views"], Calibrator.from_json(point["calibration"]), Path("models/safety"))
+        pictures = raw_pictures(params.data, list(prepared.manifest["file"].iloc[test]))
+        audit = read_json("metrics/audit.json")
+        metrics, scored = evaluate_test(prepared, test, judge, pictures, point, audit, params.evaluate)
         parts.append(scored)
         # The operating point holds the hashes of the folds: another threshold on the same folds is another model.
         model = sha256_file("models/operating_point.json")[:12]

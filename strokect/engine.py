@@ -5,6 +5,7 @@ neighbours. Imports neither torch nor timm.
 """
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from strokect.calibration import Calibrator
-from strokect.errors import ReleaseError
+from strokect.errors import DeadlineError, ReleaseError
 from strokect.sidecar import read_sidecar
 from strokect.views import VIEWS, make_views
 
@@ -53,14 +54,77 @@ class FoldModel:
                 f"{folder}/head.npz: {self.weight.shape} weights, but model.json says {self.sidecar['num_features']} features"
             )
 
-    def run(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """(C, S, S) uint8 → pooled features (F,), last feature map (F, h, w)."""
+    def run(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(C, S, S) uint8 → pooled features (F,)."""
+        features: NDArray[np.float32] = self._session.run(["features"], {"image": image[None].astype(np.float32)})[0]
+        return features[0]
+
+    def run_with_map(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """(C, S, S) uint8 → pooled features (F,), class activation map (h, w); see `activation_map`."""
         features, feature_map = self._session.run(["features", "map"], {"image": image[None].astype(np.float32)})
-        return features[0], feature_map[0]
+        return features[0], activation_map(feature_map[0], self.weight)
 
     def logit(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Pooled features (..., F) → logit of "stroke" (...), dropout off."""
         return features @ self.weight + self.bias
+
+
+def activation_map(feature_map: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Last feature map (F, h, w), head weights (F,) → what each place adds to the logit of "stroke" (h, w), without the bias.
+
+    The class activation map (Zhou et al. 2016). With global average pooling and a linear head the gradient of the logit by the
+    map is weight / (h·w) everywhere, so max(map, 0) is exactly Grad-CAM (Selvaraju et al. 2017), without a backward pass.
+    """
+    places = feature_map.shape[1] * feature_map.shape[2]
+    return np.asarray(np.tensordot(weight / np.float32(places), feature_map, axes=1), np.float32)
+
+
+@dataclass(frozen=True)
+class Passes:
+    """What K fold models say about one slice in V views, dropout off."""
+
+    features: NDArray[np.float32]  # (K, V, F) pooled features
+    logits: NDArray[np.float32]  # (K, V)
+    activation: NDArray[np.float32]  # (h, w) class activation map of the unchanged slice, mean over the folds
+
+
+class Engine:
+    """Fold models and the one pool of workers that all requests share: as many workers as cores, one job per fold and view."""
+
+    def __init__(self, models: Sequence[FoldModel], views: Sequence[str], workers: int | None = None):
+        check_views(views)
+        self.models = tuple(models)
+        self.views = tuple(views)
+        self._pool = ThreadPoolExecutor(workers or available_cores(), thread_name_prefix="fold")
+
+    def run(self, image: NDArray[np.uint8], deadline: float = float("inf")) -> Passes:
+        """(C, S, S) uint8 → Passes. `deadline` is a time of `time.monotonic`, checked before each job.
+
+        Raises DeadlineError when it passes; jobs that have not begun are then dropped, so no work is left behind.
+        """
+        views = make_views(image, self.views)
+        jobs = [
+            self._pool.submit(_pass, model, view, number == 0, deadline)
+            for model in self.models
+            for number, view in enumerate(views)
+        ]
+        try:
+            results = [job.result() for job in jobs]
+        finally:
+            for job in jobs:
+                job.cancel()
+        features = np.stack([features for features, _ in results]).reshape(len(self.models), len(views), -1)
+        logits = np.stack([model.logit(rows) for model, rows in zip(self.models, features, strict=True)])
+        maps = [activation for _, activation in results if activation is not None]
+        return Passes(features, logits, np.mean(maps, axis=0, dtype=np.float32))
+
+
+def _pass(
+    model: FoldModel, view: NDArray[np.uint8], with_map: bool, deadline: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    if time.monotonic() > deadline:
+        raise DeadlineError("the time allowed for this request is over")
+    return model.run_with_map(view) if with_map else (model.run(view), None)
 
 
 def available_cores() -> int:
@@ -78,7 +142,7 @@ def score_slices(
     check_views(views)
 
     def score(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return np.stack([model.run(view)[0] for view in make_views(image, views)])  # (V, F)
+        return np.stack([model.run(view) for view in make_views(image, views)])  # (V, F)
 
     features = np.empty((len(images), len(views), len(model.weight)), np.float32)
     with ThreadPoolExecutor(available_cores()) as pool:
@@ -89,10 +153,10 @@ def score_slices(
 
 
 def check_views(views: Sequence[str]) -> None:
-    """Raise ReleaseError unless `views` is a non-empty list of known views."""
+    """Raise ReleaseError unless `views` are known and begin with the unchanged slice, which map and gate are about."""
     unknown = [name for name in views if name not in VIEWS]
-    if unknown or not views:
-        raise ReleaseError(f"views {list(views)}: expected one or more of {', '.join(VIEWS)}")
+    if unknown or not views or views[0] != "identity":
+        raise ReleaseError(f"views {list(views)}: expected identity first, then any of {', '.join(VIEWS)}")
 
 
 def fold_probabilities(

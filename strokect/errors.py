@@ -36,6 +36,18 @@ class ReleaseError(StrokectError):
     """A model folder is incomplete, corrupt or inconsistent."""
 
 
+class NoResultError(StrokectError):
+    """No label may be made of what the models and the gate said: a number is missing or not finite."""
+
+
+class DeadlineError(StrokectError):
+    """The time allowed for a request is over."""
+
+
+class SafetyError(StrokectError):
+    """The safety layer cannot be fitted on this cohort."""
+
+
 class NotEstimableError(StrokectError):
     """A statistic is not defined on this input (one class only, one patient, non-finite scores)."""
 

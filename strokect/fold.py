@@ -1,10 +1,11 @@
-"""What the stages train_fold and hnm share: assembling a fold's task, resuming it and describing its model."""
+"""What the training stages share: reading what a fold needs, assembling its task, resuming it and describing its model."""
 
+import argparse
 import hashlib
 import json
 import os
 import platform
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 
 from strokect.files import atomic_path, sha256_file
-from strokect.manifest import Prepared
+from strokect.manifest import Prepared, load_prepared
 from strokect.network import FoldNet, describe_network, packaged_weights, save_network
-from strokect.params import ModelParams, TrainParams
+from strokect.params import ModelParams, Params, TrainParams, load_params
 from strokect.sidecar import CLASSES, SCHEMA
-from strokect.splits import held_out_rows, training_rows
+from strokect.splits import SPLIT, held_out_rows, read_split, training_rows
 from strokect.training import Progress, Task, Trainer, pick_amp, pick_device
 
 # Outside every stage's outputs: DVC deletes those before it runs a stage again.
@@ -27,8 +28,30 @@ RESUME = Path(os.environ.get("STROKECT_RESUME_DIR", ".strokect/resume"))
 # What shapes a fold's weights. A checkpoint of other code is not gone on with: DVC would record the new code for it.
 CODE = tuple(f"strokect/{name}" for name in ("augment", "fold", "mining", "network", "splits", "training"))
 CODE += ("stages/train_fold", "stages/hnm")
-SPLIT = Path("data/splits.csv")
 HISTORY_COLUMNS = ["epoch", "loss", "held_out_log_loss", "learning_rate", "grad_norm", "images_per_s", "seconds"]
+
+
+@dataclass(frozen=True)
+class FoldInputs:
+    """What a stage of one fold starts from."""
+
+    fold: int
+    params: Params
+    prepared: Prepared
+    split: pd.DataFrame
+    rows: NDArray[np.int64]  # manifest rows of its training part
+    labels: NDArray[np.int64]  # of those rows
+
+
+def read_inputs(description: str | None) -> FoldInputs:
+    """Params, cohort and split for the fold that `--fold` names; `description` is for `--help`."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--fold", type=int, required=True)
+    fold = parser.parse_args().fold
+    prepared = load_prepared()
+    split = read_split(SPLIT, prepared.manifest)
+    rows = training_rows(split, fold)
+    return FoldInputs(fold, load_params(), prepared, split, rows, prepared.labels[rows])
 
 
 def make_task(prepared: Prepared, split: pd.DataFrame, fold: int, weights: NDArray[np.float32], stage: str) -> Task:
@@ -54,9 +77,14 @@ def train(
 
     def report(row: dict[str, float]) -> None:
         left = (params.epochs - row["epoch"]) * row["seconds"]
+        watched = (
+            f"held-out log loss {row['held_out_log_loss']:.4f} (watched only)"
+            if len(task.held_out_labels)
+            else "no held-out part"
+        )
         print(
-            f"{task.name}: epoch {row['epoch']:.0f}/{params.epochs}  loss {row['loss']:.4f}  held-out log loss "
-            f"{row['held_out_log_loss']:.4f} (watched only)  {row['images_per_s']:.0f} images/s  {left:.0f} s left",
+            f"{task.name}: epoch {row['epoch']:.0f}/{params.epochs}  loss {row['loss']:.4f}  {watched}  "
+            f"{row['images_per_s']:.0f} images/s  {left:.0f} s left",
             flush=True,
         )
 
@@ -77,7 +105,7 @@ def save_fold(folder: Path, net: FoldNet, history: list[dict[str, float]], sidec
 
 
 def make_sidecar(
-    net: FoldNet, prepared: Prepared, model: ModelParams, *, stage: str, fold: int, group_by: str, device: str
+    net: FoldNet, prepared: Prepared, model: ModelParams, *, stage: str, fold: int | str, group_by: str, device: str
 ) -> dict[str, Any]:
     """model.json: what rebuilds the network, and what its numbers may be called."""
     cohort = prepared.cohort

@@ -10,9 +10,12 @@ from strokect.errors import DataError, run_stage
 from strokect.files import atomic_folder
 from strokect.params import DataParams
 
-SOURCES = tuple(name for name in typing.get_args(typing.get_type_hints(DataParams)["source"]) if name != "phantom")
-
-PROFILES = {"kaggle_ct_ich": "ct_ich", "folder": "folder"}
+SOURCES = (*(name for name in typing.get_args(typing.get_type_hints(DataParams)["source"]) if name != "phantom"), "outliers")
+NEXT = {
+    "kaggle_ct_ich": "-S profile=ct_ich",
+    "folder": "-S profile=folder",
+    "outliers": "-S safety.outliers=outliers   # beside -S profile=…: pictures that the gate must reject, for evaluation only",
+}
 
 
 def import_data(source: str, given: Path, root: Path = Path("data/raw")) -> Path:
@@ -47,7 +50,7 @@ def main() -> None:
         f"{sum(path.is_file() for path in target.rglob('*'))} files in {target}, versioned in {target}.dvc\n"
         f"next:  git add {target}.dvc data/raw/.gitignore && git commit -m 'Add {sys.argv[1]}'\n"
         f"       dvc push                            # if a DVC remote is set up\n"
-        f"       dvc exp run -S profile={PROFILES[sys.argv[1]]}       # `. .venv/bin/activate` puts dvc on the PATH"
+        f"       dvc exp run {NEXT[sys.argv[1]]}       # `. .venv/bin/activate` puts dvc on the PATH"
     )
 
 

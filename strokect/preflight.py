@@ -22,7 +22,8 @@ def differs_from_commit(path: str) -> bool:
 def main() -> None:
     """Check params.yaml and the raw data; say so when the params are not the committed ones."""
     params: Params = load_params()
-    check_raw_data(params.data.source, Path("data/raw") / params.data.source)
+    for source in (params.data.source, params.safety.outliers):
+        check_raw_data(source, Path("data/raw") / source)
     if differs_from_commit("params.yaml"):
         print(
             f"note: params.yaml is not the committed one (a `dvc exp run` writes it); running on {params.data.source}. "

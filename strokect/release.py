@@ -1,18 +1,17 @@
 """The release folder: everything the service needs, sealed by a manifest of SHA-256 that is verified at every start.
 
-    folds/<k>/{model.onnx, head.npz, model.json}   the exported fold models
-    operating_point.json                           calibration, views, thresholds
-    metrics.json, audit.json                       what is known about the model
-    manifest.json                                  {"schema", "version", "created_from", "files": {path: sha256}}
+    folds/<name>/{model.onnx, head.npz, model.json}   the models that ship: folds 0 … 4, or one student
+    operating_point.json                              calibration, views, thresholds
+    safety/policy.json, safety/gates/<name>.npz       limits of the pixel checks, feature gate of each model, refer band
+    self_test/{slice.png, expected.json}              a synthetic slice and what this release says about it
+    metrics.json, safety.json, audit.json             what is known about the model
+    model_card.md                                     the same for people
+    manifest.json                                     {"schema", "version", "created_from", "files": {path: sha256}}
 
 Imports neither torch nor timm.
 """
 
-import hashlib
-import json
 import math
-import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,16 +20,16 @@ from typing import Any
 from strokect.calibration import Calibrator
 from strokect.engine import FoldModel, check_views
 from strokect.errors import DataError, ReleaseError
-from strokect.files import atomic_folder, read_json, sha256_file, write_json
-from strokect.sidecar import read_sidecar
+from strokect.files import read_json, sha256_file
+from strokect.judge import Judge, load_judge
+from strokect.policy import Policy
+from strokect.self_test import check_self_test
 
-SCHEMA = 1
+SCHEMA = 2
 OPERATING_POINT_SCHEMA = 1
-FOLD_FILES = ("model.onnx", "head.npz", "model.json")
 REBUILD = "run `dvc repro build_bento` to write the release again"
 # Folds that differ in one of these were not trained for the same question on the same data.
 SHARED_KEYS = ("image_size", "channels", "target", "classes", "split_sha256", "data_sha256")
-ORIGIN_KEYS = ("source", "labels", "label_unit", "group_by", "backbone", "weights", "target", "data_sha256", "split_sha256")
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,8 @@ class OperatingPoint:
     slice: dict[str, Any]  # {"threshold", "goal"}
     patient: dict[str, Any]  # {"threshold", "goal", "rule", "top_k"}
     group_by: str
-    folds: tuple[int, ...]
-    exports: dict[str, str]  # fold → SHA-256 of its model.onnx
+    folds: tuple[int, ...]  # whose out-of-fold predictions it was chosen on
+    exports: dict[str, str]  # name of a model that ships ("0" … "4", or "student") → SHA-256 of its model.onnx
 
     @property
     def slice_threshold(self) -> float:
@@ -78,76 +77,69 @@ class OperatingPoint:
 
 @dataclass(frozen=True)
 class Release:
-    """A verified release with its fold models loaded."""
+    """A verified release with its models loaded."""
 
     version: str
     created_from: dict[str, Any]
     models: tuple[FoldModel, ...]
     operating_point: OperatingPoint
+    policy: Policy
+    judge: Judge  # the models under their policy
     metrics: dict[str, Any]
+    safety: dict[str, Any]
     audit: dict[str, Any]
 
     @property
     def sidecar(self) -> dict[str, Any]:
-        """model.json of the first fold; what `SHARED_KEYS` names is the same in all of them."""
+        """model.json of the first model; what `SHARED_KEYS` names is the same in all of them."""
         return self.models[0].sidecar
 
 
-def write_release(target: Path | str, exports: Sequence[Path], operating_point: Path, metrics: Path, audit: Path) -> str:
-    """Write a release from exported folds and return its version; the same content gives the same version.
-
-    The new folder is loaded once before it replaces the old one, so a release that cannot be served is never left behind.
-    """
-    if not exports:
-        raise ReleaseError("no exported fold: run `dvc repro export`")
-    with atomic_folder(target) as folder:
-        for export in sorted(exports):
-            fold = folder / "folds" / str(read_sidecar(export)["fold"])
-            fold.mkdir(parents=True)
-            for name in FOLD_FILES:
-                _copy(export / name, fold / name)
-        _copy(operating_point, folder / "operating_point.json")
-        _copy(metrics, folder / "metrics.json")
-        _copy(audit, folder / "audit.json")
-        files = {path: sha256_file(folder / path) for path in _files(folder)}
-        version = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:12]
-        sidecar = read_sidecar(sorted(exports)[0])
-        created_from = {key: sidecar.get(key) for key in ORIGIN_KEYS}
-        write_json(folder / "manifest.json", {"schema": SCHEMA, "version": version, "created_from": created_from, "files": files})
-        load_release(folder)
-    return version
-
-
 def load_release(folder: Path | str) -> Release:
-    """Verify a release folder and load its models. Raises ReleaseError naming the first file that is wrong."""
-    folder = Path(folder)
+    """Verify a release folder, load it and run its self-test. Raises ReleaseError naming the first file that is wrong."""
+    release = open_release(Path(folder))
+    check_self_test(Path(folder) / "self_test", release.judge)
+    return release
+
+
+def open_release(folder: Path) -> Release:
+    """Verify the manifest and load everything, without the self-test."""
     manifest = _verify(folder)
-    point = OperatingPoint.from_json(_read(folder / "operating_point.json"))
-    numbers = sorted({int(path.split("/")[1]) for path in manifest["files"] if re.fullmatch(r"folds/\d+/model\.onnx", path)})
-    if numbers != sorted(point.folds):
-        raise ReleaseError(f"operating_point.json is for folds {sorted(point.folds)}, the release holds {numbers}: {REBUILD}")
-    for k in numbers:
-        if point.exports.get(str(k)) != manifest["files"][f"folds/{k}/model.onnx"]:
+    point = OperatingPoint.from_json(_read(folder, "operating_point.json"))
+    names = sorted({path.split("/")[1] for path in manifest["files"] if path.startswith("folds/")})
+    if names != sorted(point.exports):
+        raise ReleaseError(
+            f"operating_point.json is for the models {sorted(point.exports)}, the release holds {names}: {REBUILD}"
+        )
+    for name in names:
+        if point.exports[name] != manifest["files"].get(f"folds/{name}/model.onnx"):
             raise ReleaseError(
-                f"operating_point.json was tuned on another model than folds/{k}/model.onnx: "
-                "run `dvc repro tune_threshold build_bento`"
+                f"operating_point.json was tuned on another model than folds/{name}/model.onnx: "
+                "run `dvc repro tune_threshold safety build_bento`"
             )
-    models = tuple(FoldModel(folder / "folds" / str(k)) for k in numbers)
-    _check_agreement(numbers, models)
-    metrics, audit = _read(folder / "metrics.json"), _read(folder / "audit.json")
-    return Release(manifest["version"], dict(manifest.get("created_from", {})), models, point, metrics, audit)
+    judge = load_judge({name: folder / "folds" / name for name in names}, point.views, point.calibrator, folder / "safety")
+    policy = judge.policy
+    if policy.operating_point_sha256 != manifest["files"]["operating_point.json"] or policy.threshold != point.slice_threshold:
+        raise ReleaseError(
+            "safety/policy.json was fitted for another operating point than this one: run `dvc repro safety build_bento`"
+        )
+    models = judge.engine.models
+    _check_agreement(policy.models, models)
+    metrics, safety, audit = (_read(folder, name) for name in ("metrics.json", "safety.json", "audit.json"))
+    created_from = dict(manifest.get("created_from", {}))
+    return Release(manifest["version"], created_from, models, point, policy, judge, metrics, safety, audit)
 
 
 def _verify(folder: Path) -> dict[str, Any]:
     """Check manifest.json against the files, both ways."""
-    manifest = _read(folder / "manifest.json")
+    manifest = _read(folder, "manifest.json")
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
         found = manifest.get("schema") if isinstance(manifest, dict) else None
         raise ReleaseError(f"manifest.json: schema {found}, this version reads {SCHEMA}: {REBUILD}")
     files = manifest.get("files")
     if not isinstance(files, dict) or not isinstance(manifest.get("version"), str):
         raise ReleaseError(f"manifest.json: no version or no list of files: {REBUILD}")
-    present = set(_files(folder))
+    present = set(release_files(folder))
     for path in sorted(files.keys() | present):
         if path not in present:
             raise ReleaseError(f"{path} is missing from the release: {REBUILD}")
@@ -158,34 +150,26 @@ def _verify(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _check_agreement(numbers: Sequence[int], models: Sequence[FoldModel]) -> None:
+def _check_agreement(names: Sequence[str], models: Sequence[FoldModel]) -> None:
     first = models[0].sidecar
-    for k, model in zip(numbers, models, strict=True):
-        if model.sidecar.get("fold") != k:
-            raise ReleaseError(f"folds/{k}/model.json says it is fold {model.sidecar.get('fold')}")
+    for name, model in zip(names, models, strict=True):
+        if str(model.sidecar.get("fold")) != name:
+            raise ReleaseError(f"folds/{name}/model.json says it is fold {model.sidecar.get('fold')}")
         for key in SHARED_KEYS:
             if model.sidecar.get(key) != first.get(key):
-                raise ReleaseError(f"folds/{k}/model.json: {key} differs from fold {numbers[0]}'s: run `dvc repro export`")
+                raise ReleaseError(f"folds/{name}/model.json: {key} differs from fold {names[0]}'s: run `dvc repro export`")
     if first["channels"] != 1:
-        raise ReleaseError(f"folds/{numbers[0]}/model.json: {first['channels']} channels; the service reads one grey channel")
+        raise ReleaseError(f"folds/{names[0]}/model.json: {first['channels']} channels; the service reads one grey channel")
 
 
-def _files(folder: Path) -> list[str]:
+def release_files(folder: Path) -> list[str]:
     """Every file of the release except its manifest, as sorted relative paths."""
     paths = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
     return sorted(path for path in paths if path != "manifest.json")
 
 
-def _copy(source: Path, target: Path) -> None:
-    """A real copy: DVC may have linked the source, and a bento would carry the link dangling."""
+def _read(folder: Path, name: str) -> Any:
     try:
-        shutil.copyfile(source, target)
-    except FileNotFoundError:
-        raise ReleaseError(f"{source} is missing: run `dvc repro`") from None
-
-
-def _read(path: Path) -> Any:
-    try:
-        return read_json(path)
+        return read_json(folder / name)
     except DataError:
-        raise ReleaseError(f"{path.name} is missing or not valid JSON: {REBUILD}") from None
+        raise ReleaseError(f"{name} is missing or not valid JSON: {REBUILD}") from None

@@ -6,6 +6,7 @@ A new reader is one function here plus one line in READERS.
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from strokect.errors import DataError, ImageError
 from strokect.files import sha256_bytes
 from strokect.params import DataParams
 from strokect.preflight import check_raw_data
-from strokect.slices import load_slice, resize_slice
+from strokect.slices import Picture, decode, load_slice, resize_slice
 
 # What lies beside pictures and is none. Everything else is opened, whatever its name: PACS exports often have no suffix.
 NO_PICTURES = (".txt", ".csv", ".json", ".xml", ".html", ".md", ".pdf", ".ini", ".db")
@@ -52,6 +53,7 @@ class Source:
 
     rows: list[Row]
     read: Callable[[Row], Pixels]  # raises ImageError
+    picture: Callable[[Row], Picture]  # the slice as its file has it, before any resizing; raises ImageError
     target: str  # what a positive label means, in words; travels to model, page and report
     label_unit: str  # slice | patient: what one label was given for
     left_out: list[tuple[str, str]] = field(default_factory=list)  # (file, reason)
@@ -67,6 +69,20 @@ def read_source(params: DataParams, root: Path) -> Source:
     if params.labels == "shuffled":
         source = shuffle_patient_labels(source, params.shuffle_seed)
     return source
+
+
+def raw_pictures(params: DataParams, files: list[str]) -> list[Callable[[], Picture]]:
+    """How to read each slice of `files` as its file has it; data/prepared holds them resized.
+
+    Raises DataError for a file that is gone.
+    """
+    root = Path("data/raw") / params.source
+    source = read_source(params, root)
+    rows = {row.file: row for row in source.rows}
+    missing = [file for file in files if file not in rows]
+    if missing:
+        raise DataError(f"{root} no longer holds {missing[0]!r}: run `dvc repro prepare`")
+    return [partial(source.picture, rows[file]) for file in files]
 
 
 def read_phantom(params: DataParams, root: Path) -> Source:
@@ -85,7 +101,8 @@ def read_phantom(params: DataParams, root: Path) -> Source:
         positive = {row.patient for row in rows if row.label}
         rows = [replace(row, label=int(row.patient in positive)) for row in rows]
         target, unit = "slice of a synthetic patient who has a bleed or infarct somewhere", "patient"
-    return Source(rows, lambda row: made[row.file], target, unit)
+    # The phantom is drawn at the size that the models see: its file, had it one, would hold the same pixels.
+    return Source(rows, lambda row: made[row.file], lambda row: Picture(made[row.file].image[0], 0), target, unit)
 
 
 def read_kaggle_ct_ich(params: DataParams, root: Path) -> Source:
@@ -105,7 +122,7 @@ def read_kaggle_ct_ich(params: DataParams, root: Path) -> Source:
         target, unit = "intracranial haemorrhage on this slice", "slice"
     else:
         target, unit = "slice of a patient filed under 'Stroke' (31 of the 36 haemorrhage patients)", "patient"
-    return Source(rows, _file_reader(params, root), target, unit, left_out, cohort.patient_labels)
+    return Source(rows, *_file_readers(params, root), target, unit, left_out, cohort.patient_labels)
 
 
 def read_folder(params: DataParams, root: Path) -> Source:
@@ -147,7 +164,7 @@ def read_folder(params: DataParams, root: Path) -> Source:
     for patient, file, label in sorted(found, key=lambda item: (_natural(item[0]), _natural(item[1]))):
         order[patient] = order.get(patient, -1) + 1
         rows.append(Row(file, patient, order[patient], label))
-    return Source(rows, _file_reader(params, root), p.target, p.label_unit, left_out)
+    return Source(rows, *_file_readers(params, root), p.target, p.label_unit, left_out)
 
 
 def shuffle_patient_labels(source: Source, seed: int) -> Source:
@@ -161,16 +178,21 @@ def shuffle_patient_labels(source: Source, seed: int) -> Source:
     return replace(source, rows=rows, target=target, label_unit="patient", patient_labels={})
 
 
-def _file_reader(params: DataParams, root: Path) -> Callable[[Row], Pixels]:
-    def read(row: Row) -> Pixels:
+def _file_readers(params: DataParams, root: Path) -> tuple[Callable[[Row], Pixels], Callable[[Row], Picture]]:
+    """`Source.read` and `Source.picture` of a cohort of files."""
+
+    def data_of(row: Row) -> bytes:
         try:
-            data = (root / row.file).read_bytes()
+            return (root / row.file).read_bytes()
         except OSError as error:
             raise ImageError("unreadable_file", f"cannot be opened ({type(error).__name__})") from None
+
+    def read(row: Row) -> Pixels:
+        data = data_of(row)
         loaded = load_slice(data, params.image_size)
         return Pixels(loaded.pixels, sha256_bytes(data), loaded.width, loaded.height)
 
-    return read
+    return read, lambda row: decode(data_of(row))
 
 
 def _is_no_picture(path: Path) -> bool:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from strokect.errors import DataError
 from strokect.params import SplitParams
 
+SPLIT = Path("data/splits.csv")
 TEST = "test"
 MIN_PER_CLASS = 3  # choosing a calibration without a patient's label takes two more of the same class
 
@@ -96,6 +97,11 @@ def training_rows(split: pd.DataFrame, fold: int) -> NDArray[np.int64]:
 def held_out_rows(split: pd.DataFrame, fold: int) -> NDArray[np.int64]:
     """Row numbers that fold `fold` holds out."""
     return np.flatnonzero(split["part"].to_numpy(str) == str(fold))
+
+
+def development_rows(split: pd.DataFrame) -> NDArray[np.int64]:
+    """Row numbers of all folds together: everything but the test part."""
+    return np.flatnonzero(split["part"].to_numpy(str) != TEST)
 
 
 def rows_of_test_part(split: pd.DataFrame) -> NDArray[np.int64]:

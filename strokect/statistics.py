@@ -65,7 +65,8 @@ def calibration_bins(score: Floats) -> NDArray[np.int64]:
     return np.searchsorted(edges, score, side="right").astype(np.int64)
 
 
-def _share(numerator: NDArray[Any], denominator: NDArray[Any], weights: Floats) -> Floats:
+def weighted_share(numerator: NDArray[Any], denominator: NDArray[Any], weights: Floats) -> Floats:
+    """Share (R,) of `numerator` (n,) in `denominator` (n,), 0 or 1 each, under weights (R, n); NaN where that has no weight."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return (weights @ numerator.astype(float)) / (weights @ denominator.astype(float))
 
@@ -115,10 +116,10 @@ def summarise(
     metrics: dict[str, Callable[[Floats], Floats]] = {
         "roc_auc": lambda w: roc_auc(y, ranking, w),
         "average_precision": lambda w: average_precision(y, ranking, w),
-        "accuracy": lambda w: _share(tp + tn, np.ones_like(y), w),
-        "sensitivity": lambda w: _share(tp, y, w),
-        "specificity": lambda w: _share(tn, 1 - y, w),
-        "f2": lambda w: _share(5 * tp, 5 * tp + 4 * fn + fp, w),
+        "accuracy": lambda w: weighted_share(tp + tn, np.ones_like(y), w),
+        "sensitivity": lambda w: weighted_share(tp, y, w),
+        "specificity": lambda w: weighted_share(tn, 1 - y, w),
+        "f2": lambda w: weighted_share(5 * tp, 5 * tp + 4 * fn + fp, w),
         "ece": lambda w: ece(y, score, w),
         "brier": lambda w: brier(y, score, w),
     }

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from strokect.calibration import Calibrator
+from strokect.feature_gate import Gate, Standard, fit_statistics, save_gate
 from strokect.files import sha256_file, write_json
-from strokect.release import write_release
+from strokect.pixel_checks import CHECKS, Limit
+from strokect.policy import Policy
+from strokect.release_writer import write_release
 
 SIZE, FEATURES = 32, 6
 TARGET = "intracranial haemorrhage on this slice"
@@ -78,9 +82,47 @@ def fake_export(folder: Path, fold: int, **changes: Any) -> Path:
     return folder
 
 
-def fake_inputs(folder: Path, folds: int = 2, **point_changes: Any) -> dict[str, Any]:
-    """The keyword arguments of `write_release` after its target; `point_changes` override keys of operating_point.json."""
-    exports = [fake_export(folder / "export" / str(k), k) for k in range(folds)]
+def open_limits() -> dict[str, Limit]:
+    """Pixel checks that object to colour only: fakes are no heads."""
+    wide = {n: Limit(None if c.low is None else -1e9, None if c.high is None else 1e9) for n, c in CHECKS.items()}
+    return wide | {"chroma": Limit(None, 16.0)}
+
+
+def fake_policy(point: Path, **changes: Any) -> Policy:
+    """The policy of an operating point that rejects colour, refers nothing and lets everything else pass; `changes` override."""
+    content = json.loads(point.read_text())
+    names = tuple(content["exports"])
+    policy = Policy(
+        models=names,
+        threshold=content["slice"]["threshold"],
+        limits=open_limits(),
+        gate="mahalanobis",
+        gate_threshold=1e9,
+        measure="mc_std",
+        refer_above=1e9,
+        samples=20,
+        series_share=0.5,
+        operating_point_sha256=sha256_file(point),
+    )
+    return replace(policy, **changes)
+
+
+def fake_safety(folder: Path, exports: dict[str, Path], policy: Policy) -> None:
+    """models/safety of fake exports: policy.json and a gate fitted on random features."""
+    (folder / "gates").mkdir(parents=True)
+    write_json(folder / "policy.json", policy.to_json())
+    for seed, (name, export) in enumerate(exports.items()):
+        rng = np.random.default_rng(seed)
+        with np.load(export / "head.npz") as head:
+            weight, bias = head["weight"], float(head["bias"])
+        features = rng.normal(size=(60, FEATURES)).astype(np.float32)
+        statistics = fit_statistics(features, np.arange(60) % 2, weight, bias)
+        save_gate(folder / "gates" / f"{name}.npz", Gate(policy.gate, statistics, Standard(1.0, 2.0)))
+
+
+def fake_inputs(folder: Path, folds: int = 2, policy: dict[str, Any] | None = None, **point_changes: Any) -> dict[str, Any]:
+    """The keyword arguments of `write_release` after its target; `policy` and `point_changes` override keys of the two files."""
+    exports = {str(k): fake_export(folder / "export" / str(k), k) for k in range(folds)}
     point = {
         "schema": 1,
         "calibration": Calibrator("affine", 0.8, -0.1).to_json(),
@@ -89,19 +131,35 @@ def fake_inputs(folder: Path, folds: int = 2, **point_changes: Any) -> dict[str,
         "patient": {"threshold": 0.4, "goal": "f2", "rule": "mean_top_k", "top_k": 3},
         "group_by": "patient",
         "folds": list(range(folds)),
-        "exports": {str(k): sha256_file(export / "model.onnx") for k, export in enumerate(exports)},
+        "exports": {name: sha256_file(export / "model.onnx") for name, export in exports.items()},
     }
     write_json(folder / "operating_point.json", point | point_changes)
+    fake_safety(folder / "safety", exports, fake_policy(folder / "operating_point.json", **(policy or {})))
     metrics = {"part": "oof", "slice": {"roc_auc": {"value": 0.8, "ci95": [0.7, 0.9]}}, "group_by": "patient", "target": TARGET}
     write_json(folder / "evaluate.json", metrics)
+    some = {"value": 0.01, "ci95": [0.0, 0.03]}
+    safety = {"false_rejects": {"all": some, "stroke": some}, "outliers": {"noise": {"n": 5, "rejected": some}}}
+    write_json(folder / "safety.json", safety | {"policy": {"refer": {"measure": "mc_std", "above": 0.1}}})
     write_json(folder / "audit.json", {"passed": True, "allowed": ["near_duplicates"], "findings": []})
-    files = {"operating_point": "operating_point.json", "metrics": "evaluate.json", "audit": "audit.json"}
-    return {"exports": exports, **{key: folder / name for key, name in files.items()}}
+    files = {
+        "operating_point.json": folder / "operating_point.json",
+        "safety/policy.json": folder / "safety" / "policy.json",
+        "metrics.json": folder / "evaluate.json",
+        "safety.json": folder / "safety.json",
+        "audit.json": folder / "audit.json",
+    }
+    return {
+        "models": exports,
+        "gates": folder / "safety" / "gates",
+        "files": files,
+        "card": "# Model card",
+        "slice_png": encode(grey_slice()),
+    }
 
 
-def fake_release(folder: Path, folds: int = 2, **point_changes: Any) -> Path:
+def fake_release(folder: Path, folds: int = 2, policy: dict[str, Any] | None = None, **point_changes: Any) -> Path:
     """A complete release under `folder`."""
-    write_release(folder / "release", **fake_inputs(folder / "inputs", folds, **point_changes))
+    write_release(folder / "release", **fake_inputs(folder / "inputs", folds, policy, **point_changes))
     return folder / "release"
 
 

@@ -72,8 +72,8 @@ def test_the_version_follows_release_and_code(tmp_path: Path) -> None:
 def test_main_writes_release_and_bento(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = fake_inputs(tmp_path / "models")
     (tmp_path / "metrics").mkdir()
-    for key, name in (("metrics", "evaluate.json"), ("audit", "audit.json")):
-        inputs[key].rename(tmp_path / "metrics" / name)
+    for key, name in (("metrics.json", "evaluate.json"), ("safety.json", "safety.json"), ("audit.json", "audit.json")):
+        inputs["files"][key].rename(tmp_path / "metrics" / name)
     built: list[Path] = []
     monkeypatch.setattr(stage, "bento_version", lambda root, version: version)
     monkeypatch.setattr(stage, "build_bento", lambda root, release, version, target: built.append(target))

@@ -64,16 +64,18 @@ def test_export_equals_torch_and_a_difference_is_refused(pipeline: Path) -> None
     net, _ = load_network(pipeline / "models/hnm/0")
     exported = FoldModel(pipeline / "models/export/0")
     images = prepared.images[:8]
-    by_onnx = np.array([exported.logit(exported.run(image)[0]) for image in images])
+    by_onnx = np.array([exported.logit(exported.run(image)) for image in images])
     np.testing.assert_allclose(by_onnx, predict_logits(net, images, torch.device("cpu")), atol=1e-3)
     other, _ = load_network(pipeline / "models/hnm/1")
     with pytest.raises(TrainingError, match="differs from torch"):
         check_parity(other, exported, images, 1e-4)
 
 
-def test_feature_map_pools_to_the_features(pipeline: Path) -> None:
-    features, feature_map = FoldModel(pipeline / "models/export/0").run(load_prepared(pipeline / "data/prepared").images[0])
-    np.testing.assert_allclose(feature_map.mean(axis=(1, 2)), features, atol=1e-4)
+def test_the_activation_map_sums_to_the_logit_without_its_bias(pipeline: Path) -> None:
+    model = FoldModel(pipeline / "models/export/0")
+    features, activation = model.run_with_map(load_prepared(pipeline / "data/prepared").images[0])
+    assert activation.ndim == 2
+    np.testing.assert_allclose(activation.sum(), model.logit(features) - model.bias, atol=1e-4)
 
 
 def test_oof_covers_development_once_and_never_the_test_part(pipeline: Path) -> None:
@@ -110,7 +112,7 @@ def test_evaluate_judges_with_the_shipped_ensemble_and_operating_point(pipeline:
     for image in prepared.images[rows]:
         folds = []
         for model in models:
-            logits = [model.logit(model.run(np.ascontiguousarray(view))[0]) for view in (image, image[..., ::-1])]
+            logits = [model.logit(model.run(np.ascontiguousarray(view))) for view in (image, image[..., ::-1])]
             folds.append(calibrate(np.float64(np.mean(logits))))
         by_hand.append(np.mean(folds))
     probability = fold_probabilities(models, calibrate, prepared.images[rows], point["views"]).mean(axis=0)

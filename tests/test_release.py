@@ -5,15 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import encode, fake_export, fake_inputs, fake_release, grey_slice, reseal
+from fakes import FEATURES, encode, fake_export, fake_inputs, fake_release, grey_slice, reseal
 
 from strokect.calibration import Calibrator
-from strokect.engine import fold_probabilities
-from strokect.errors import ImageError, ReleaseError
-from strokect.files import read_json, write_json
-from strokect.predictor import UNGROUPED, NoResultError, Predictor
-from strokect.release import load_release, write_release
+from strokect.errors import DeadlineError, ImageError, NoResultError, ReleaseError
+from strokect.feature_gate import SCORES
+from strokect.files import read_json, sha256_bytes, sha256_file, write_json
+from strokect.predictor import UNGROUPED, Predictor
+from strokect.release import load_release
+from strokect.release_writer import write_release
 from strokect.slices import load_slice
+from strokect.uncertainty import dropout_masks
 from strokect.views import make_views
 
 
@@ -43,13 +45,12 @@ def test_the_version_is_the_content(tmp_path: Path) -> None:
         inputs = fake_inputs(tmp_path / name)
         versions.append(write_release(tmp_path / name / "release", **inputs))
     assert versions[0] == versions[1]
-    edit(inputs["operating_point"], slice={"threshold": 0.25, "goal": "f2"})
-    assert write_release(tmp_path / "b" / "release", **inputs) != versions[0]
+    assert write_release(tmp_path / "c" / "release", **fake_inputs(tmp_path / "c", policy={"refer_above": 0.1})) != versions[0]
 
 
 def test_links_become_real_files(tmp_path: Path) -> None:
     inputs = fake_inputs(tmp_path)
-    for path in [*(e / "model.onnx" for e in inputs["exports"]), inputs["metrics"]]:
+    for path in [*(e / "model.onnx" for e in inputs["models"].values()), inputs["files"]["metrics.json"]]:
         path.rename(path.with_suffix(".cache"))
         path.symlink_to(path.with_suffix(".cache"))
     write_release(tmp_path / "release", **inputs)
@@ -59,7 +60,7 @@ def test_links_become_real_files(tmp_path: Path) -> None:
 def test_a_release_that_cannot_be_served_does_not_replace_a_good_one(tmp_path: Path) -> None:
     inputs = fake_inputs(tmp_path)
     version = write_release(tmp_path / "release", **inputs)
-    edit(inputs["operating_point"], exports={"0": "0" * 64, "1": "1" * 64})
+    edit(inputs["files"]["operating_point.json"], exports={"0": "0" * 64, "1": "1" * 64})
     with pytest.raises(ReleaseError, match=r"operating_point\.json was tuned on another model than folds/0/model\.onnx"):
         write_release(tmp_path / "release", **inputs)
     assert load_release(tmp_path / "release").version == version
@@ -68,14 +69,18 @@ def test_a_release_that_cannot_be_served_does_not_replace_a_good_one(tmp_path: P
 
 def test_inputs_that_are_missing_are_named(tmp_path: Path) -> None:
     inputs = fake_inputs(tmp_path)
-    with pytest.raises(ReleaseError, match="no exported fold"):
-        write_release(tmp_path / "release", **(inputs | {"exports": []}))
-    inputs["audit"].unlink()
+    with pytest.raises(ReleaseError, match="no exported model"):
+        write_release(tmp_path / "release", **(inputs | {"models": {}}))
+    inputs["files"]["audit.json"].unlink()
     with pytest.raises(ReleaseError, match=r"audit\.json is missing"):
         write_release(tmp_path / "release", **inputs)
 
 
-FILES = ["folds/1/model.onnx", "folds/1/head.npz", "folds/1/model.json", "operating_point.json", "metrics.json", "audit.json"]
+FILES = [
+    *("folds/1/model.onnx", "folds/1/head.npz", "folds/1/model.json", "safety/policy.json", "safety/gates/1.npz"),
+    *("self_test/slice.png", "self_test/expected.json", "model_card.md"),
+    *("operating_point.json", "metrics.json", "safety.json", "audit.json"),
+]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -105,12 +110,47 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
         load_release(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "operating_point.json", "folds/2/model.json"])
+SEALED = ["operating_point.json", "folds/2/model.json", "safety/policy.json", "self_test/expected.json"]
+
+
+@pytest.mark.parametrize("name", ["manifest.json", *SEALED])
 def test_a_newer_schema_is_refused(release: Path, name: str) -> None:
-    edit(release / name, schema=2)
+    newer = read_json(release / name)["schema"] + 1
+    edit(release / name, schema=newer)
     if name != "manifest.json":
         reseal(release)
-    with pytest.raises(ReleaseError, match=r"schema 2, this version reads 1"):
+        if name == "operating_point.json":
+            edit(release / "safety/policy.json", operating_point_sha256=sha256_file(release / name))
+            reseal(release)
+    with pytest.raises(ReleaseError, match=f"schema {newer}, this version reads {newer - 1}"):
+        load_release(release)
+
+
+def test_a_policy_of_another_model_is_refused(release: Path, tmp_path: Path) -> None:
+    other = fake_inputs(tmp_path / "other", folds=3, slice={"threshold": 0.3, "goal": "f2"})
+    shutil.copy(other["files"]["safety/policy.json"], release / "safety/policy.json")
+    reseal(release)
+    with pytest.raises(ReleaseError, match=r"safety/policy\.json was fitted for another operating point"):
+        load_release(release)
+    fewer = fake_inputs(tmp_path / "fewer", folds=2)
+    shutil.copy(fewer["files"]["safety/policy.json"], release / "safety/policy.json")
+    reseal(release)
+    with pytest.raises(ReleaseError, match=r"policy\.json was fitted for the models \['0', '1'\]"):
+        load_release(release)
+
+
+@pytest.mark.parametrize(("name", "value"), [("logits", [0.0, 0.0, 0.0]), ("gate_scores", [1.0]), ("mc_std", 9.0)])
+def test_a_machine_that_computes_something_else_is_refused(release: Path, name: str, value: object) -> None:
+    edit(release / "self_test/expected.json", **{name: value})
+    reseal(release)
+    with pytest.raises(ReleaseError, match=f"self-test failed: {name}"):
+        load_release(release)
+
+
+def test_other_pixel_checks_fail_the_self_test(release: Path) -> None:
+    edit(release / "self_test/expected.json", flags=["colour"])
+    reseal(release)
+    with pytest.raises(ReleaseError, match="self-test failed: pixel checks"):
         load_release(release)
 
 
@@ -160,23 +200,50 @@ def test_the_probability_is_the_mean_of_the_calibrated_folds(release: Path) -> N
     predictor, data = Predictor(release), encode(grey_slice())
     image = load_slice(data, 32).pixels
     calibrator = Calibrator("affine", 0.8, -0.1)
-    logits = [
-        np.mean([m.logit(m.run(v)[0]) for v in make_views(image, ["identity", "mirror"])]) for m in predictor.release.models
-    ]
+    logits = [np.mean([m.logit(m.run(v)) for v in make_views(image, ["identity", "mirror"])]) for m in predictor.release.models]
     expected = calibrator(np.array(logits))
     prediction = predictor.predict(data, "id")
     assert prediction.probability == pytest.approx(expected.mean(), abs=1e-6)
     assert prediction.uncertainty.fold_std == pytest.approx(expected.std(), abs=1e-6)
     assert prediction.decision == ("stroke" if expected.mean() >= 0.5 else "normal")
-    assert prediction.uncertainty.mc_std is None and prediction.ood.score is None and prediction.request_id == "id"
+    assert prediction.request_id == "id"
 
 
-def test_the_service_computes_what_the_evaluation_computes(release: Path) -> None:
-    predictor, pictures = Predictor(release), [encode(grey_slice(seed=seed)) for seed in range(4)]
-    images = np.stack([load_slice(data, 32).pixels for data in pictures])
-    point = predictor.release.operating_point
-    evaluated = fold_probabilities(predictor.release.models, point.calibrator, images, point.views).mean(axis=0)
-    assert [predictor.predict(data).probability for data in pictures] == pytest.approx(evaluated.tolist(), abs=1e-6)
+def test_every_field_is_computed(release: Path) -> None:
+    predictor, data = Predictor(release), encode(grey_slice())
+    judge, prediction = predictor.release.judge, predictor.predict(data)
+    image, rate = load_slice(data, 32).pixels, 0.2
+    stds, scores = [], []
+    for k, model in enumerate(judge.engine.models):
+        features = np.stack([model.run(view) for view in make_views(image, ["identity", "mirror"])])
+        masks = dropout_masks(sha256_bytes(data), k, 2, 20, FEATURES, rate)
+        logits = ((features[:, None] * masks / (1 - rate)) @ model.weight + model.bias).mean(axis=0)  # (T,)
+        stds.append(Calibrator("affine", 0.8, -0.1)(logits).std())
+        scores.append((SCORES["mahalanobis"](features[:1], judge.gates[k].statistics)[0] - 1.0) / 2.0)
+    assert prediction.uncertainty.mc_std == pytest.approx(np.mean(stds), abs=1e-6) and np.mean(stds) > 0
+    assert prediction.uncertainty.value == prediction.uncertainty.mc_std and prediction.uncertainty.refer_above == 1e9
+    assert prediction.ood.score == pytest.approx(np.mean(scores), rel=1e-5)
+    assert prediction.ood.threshold == 1e9 and prediction.ood.flags == []
+
+
+def test_a_colour_picture_is_rejected_with_a_reason_and_without_numbers(release: Path) -> None:
+    colour = np.zeros((64, 64, 3), np.uint8)
+    colour[..., 0] = grey_slice()
+    prediction = Predictor(release).predict(encode(colour))
+    assert (prediction.decision, prediction.reasons, prediction.ood.flags) == ("reject", ["colour picture"], ["colour"])
+    assert prediction.probability is None and prediction.uncertainty.mc_std is None and prediction.uncertainty.fold_std is None
+
+
+def test_a_slice_unlike_training_is_rejected_and_an_unsure_one_referred(tmp_path: Path) -> None:
+    strange = Predictor(fake_release(tmp_path / "a", policy={"gate_threshold": -1e9})).predict(encode(grey_slice()))
+    assert (strange.decision, strange.reasons, strange.probability) == ("reject", ["unlike any training slice"], None)
+    unsure = Predictor(fake_release(tmp_path / "b", policy={"refer_above": 0.0})).predict(encode(grey_slice()))
+    assert unsure.decision == "refer" and unsure.reasons and unsure.probability is not None
+
+
+def test_a_passed_deadline_gives_no_answer(release: Path) -> None:
+    with pytest.raises(DeadlineError):
+        Predictor(release).predict(encode(grey_slice()), deadline=0.0)
 
 
 def test_same_bytes_same_answer(release: Path) -> None:
@@ -209,7 +276,7 @@ def _break_head(fold: Path, value: float) -> None:
 def test_one_fold_without_a_finite_number_means_no_model(release: Path, value: float) -> None:
     _break_head(release / "folds" / "1", value)
     reseal(release)
-    with pytest.raises(NoResultError):
+    with pytest.raises(ReleaseError, match="self-test failed"):
         Predictor(release)
 
 
@@ -236,6 +303,7 @@ def test_describe_warns_when_patients_were_not_kept_apart(tmp_path: Path, releas
 
 
 def test_three_channels_are_refused(tmp_path: Path) -> None:
-    inputs = fake_inputs(tmp_path) | {"exports": [fake_export(tmp_path / "three" / str(k), k, channels=3) for k in range(2)]}
+    models = {str(k): fake_export(tmp_path / "three" / str(k), k, channels=3) for k in range(2)}
+    inputs = fake_inputs(tmp_path) | {"models": models}
     with pytest.raises(ReleaseError, match="one grey channel"):
         write_release(tmp_path / "release", **inputs)

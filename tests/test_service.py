@@ -63,7 +63,8 @@ def test_prediction_has_every_field_of_the_contract(server: Server) -> None:
         *("probability", "threshold", "uncertainty", "ood", "latency_ms"),
     ]
     assert body["input_sha256"] == sha256_bytes(PNG) and body["target"] == TARGET and body["decision"] in ("stroke", "normal")
-    assert body["uncertainty"]["mc_std"] is None and body["ood"] == {"score": None, "threshold": None, "flags": None}
+    assert list(body["uncertainty"]) == ["mc_std", "fold_std", "measure", "value", "refer_above"]
+    assert all(body["uncertainty"].values()) and isinstance(body["ood"]["score"], float) and body["ood"]["flags"] == []
     assert body["request_id"] == response.headers["x-request-id"]
 
 
@@ -90,16 +91,22 @@ def test_jpeg_and_dicom_are_judged(server: Server) -> None:
 
 
 def test_pictures_that_cannot_be_judged(server: Server) -> None:
-    colour = np.zeros((64, 64, 3), np.uint8)
-    colour[..., 0] = grey_slice()
     assert_error(predict(server, b"no picture"), 415, "unknown_format")
     assert_error(predict(server, b""), 400, "empty_file")
     assert_error(predict(server, PNG[:200]), 422, "unreadable_image")
-    assert_error(predict(server, encode(colour)), 422, "colour")
     assert_error(predict(server, encode(grey_slice().astype(np.uint16) * 256)), 422, "sixteen_bit")
     assert_error(predict(server, encode(np.zeros((6000, 6000), np.uint8))), 413, "too_many_pixels")
     jpeg_lossless = b"\0" * 128 + b"DICM\x02\x00\x10\x00UI\x16\x001.2.840.10008.1.2.4.70"
     assert "JPEG Lossless" in assert_error(predict(server, jpeg_lossless), 415, "unsupported_transfer_syntax")
+
+
+def test_a_colour_picture_is_an_answer_with_a_reason_and_no_label(server: Server) -> None:
+    colour = np.zeros((64, 64, 3), np.uint8)
+    colour[..., 0] = grey_slice()
+    response = predict(server, encode(colour))
+    body = response.json()
+    assert response.status_code == 200 and (body["decision"], body["reasons"]) == ("reject", ["colour picture"])
+    assert body["probability"] is None and body["ood"]["flags"] == ["colour"]
 
 
 class Counter(BaseHTTPRequestHandler):

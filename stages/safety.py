@@ -1,0 +1,130 @@
+"""safety: the out-of-distribution gate and the refer band, fitted out-of-fold; then how they do on pictures they never saw."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from strokect import safety_fit
+from strokect.calibration import Calibrator
+from strokect.engine import available_cores
+from strokect.errors import run_stage
+from strokect.feature_gate import save_gate
+from strokect.files import atomic_folder, read_json, sha256_file, write_json
+from strokect.gate_fit import choose_gate, dropout_spread, fit_gates, held_out_scores, shipped_gates
+from strokect.judge import load_judge
+from strokect.manifest import load_prepared
+from strokect.outliers import evaluation_outliers, phantom_pictures
+from strokect.params import SafetyParams, load_params
+from strokect.pixel_checks import measure
+from strokect.policy import Policy
+from strokect.safety_report import pointing_game_out_of_fold, safety_metrics, summary_table
+from strokect.shipping import shipped_folders
+from strokect.slices import Picture
+from strokect.sources import raw_pictures
+from strokect.splits import SPLIT, development_rows, read_split
+
+POINT = Path("models/operating_point.json")
+SAFETY = Path("models/safety")
+
+
+def measure_all(pictures: list[Callable[[], Picture]]) -> dict[str, NDArray[np.float64]]:
+    """Every descriptor of every picture: name → (n,). A picture is dropped as soon as it is measured."""
+    with ThreadPoolExecutor(available_cores()) as pool:
+        jobs = pool.map(lambda read: measure(read()), pictures)
+        rows = list(tqdm(jobs, total=len(pictures), desc="safety: pixel checks", unit="slice", mininterval=1))
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+
+def outlier_pictures(params: SafetyParams, synthetic: bool, pictures: list[Callable[[], Picture]]) -> dict[str, list[bytes]]:
+    """Evaluation outliers as file bytes by category: made of slices, phantom slices unless the cohort is one, and files."""
+    rng = np.random.default_rng([params.seed, 1000])
+    chosen = rng.choice(len(pictures), min(len(pictures), params.outliers_per_category), replace=False)
+    outliers = evaluation_outliers([pictures[i]().grey for i in chosen], rng, params.outliers_per_category)
+    if not synthetic:
+        outliers["phantom"] = phantom_pictures(rng, params.outliers_per_category)
+    for folder in sorted(path for path in (Path("data/raw") / params.outliers).iterdir() if path.is_dir()):
+        outliers[folder.name] = [path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()]
+    return outliers
+
+
+def make_policy(
+    scored: safety_fit.Scored, models: list[str], gate: str, measure_name: str, threshold: float, p: SafetyParams
+) -> Policy:
+    """The policy that ships, fitted on all development slices."""
+    limits = safety_fit.fit_gate(scored, p.max_false_reject)
+    rejected = limits.rejects(scored)
+    uncertainty = safety_fit.uncertainties(scored, threshold)[measure_name]
+    policy = Policy(
+        models=tuple(models),
+        threshold=threshold,
+        limits=limits.pixels,
+        gate=gate,
+        gate_threshold=limits.gate_threshold,
+        measure=measure_name,
+        refer_above=safety_fit.refer_limit(uncertainty, rejected, p.refer_rate),
+        samples=p.mc_samples,
+        series_share=safety_fit.series_share(rejected, scored.patients),
+        operating_point_sha256=sha256_file(POINT),
+    )
+    policy.check()
+    return policy
+
+
+def main() -> None:
+    """Write models/safety/{policy.json, gates/} and metrics/safety.json."""
+    params, prepared = load_params(), load_prepared()
+    p, split, point = params.safety, read_split(SPLIT, prepared.manifest), read_json(POINT)
+    oof = pd.read_csv("models/oof.csv", dtype={"file": str, "patient": str})  # in order of the manifest
+    calibrator, threshold, folds = Calibrator.from_json(point["calibration"]), float(point["slice"]["threshold"]), point["folds"]
+    folders = dict(zip(point["exports"], shipped_folders(point), strict=True))
+
+    gates = fit_gates(prepared, split, folds, p)
+    gate, proxies = choose_gate(list(gates.values()))
+    pictures = raw_pictures(params.data, list(oof["file"]))
+    scored = safety_fit.Scored(
+        pixels=measure_all(pictures),
+        gate=held_out_scores(gates, gate),
+        probability=oof["probability"].to_numpy(np.float64),
+        decision=oof["decision"].to_numpy(np.int64),
+        mc_std=dropout_spread(folds, prepared.manifest["sha256"].to_numpy(str), calibrator, p.mc_samples),
+        labels=oof["label"].to_numpy(np.int64),
+        patients=oof["patient"].to_numpy(np.str_),
+    )
+    comparison = safety_fit.compare_measures(scored, threshold, resamples=p.resamples, seed=p.seed)
+    policy = make_policy(scored, list(folders), gate, safety_fit.choose_measure(comparison), threshold, p)
+    with atomic_folder(SAFETY) as folder:
+        (folder / "gates").mkdir()
+        for name, fitted in shipped_gates(folders, gates, gate, prepared, split).items():
+            save_gate(folder / "gates" / f"{name}.npz", fitted)
+        write_json(folder / "policy.json", policy.to_json())
+
+    judge = load_judge(folders, point["views"], calibrator, SAFETY)
+    metrics: dict[str, Any] = {
+        "source": prepared.cohort["source"],
+        "target": prepared.cohort["target"],
+        "policy": policy.to_json(),
+        "feature_gate_choice": proxies,
+        "uncertainty": comparison,
+        **safety_metrics(
+            scored,
+            prepared.manifest["slice"].to_numpy(np.int64)[development_rows(split)],
+            policy,
+            judge,
+            outlier_pictures(p, prepared.cohort["synthetic"], pictures),
+            p,
+        ),
+    }
+    masks = np.load("data/prepared/masks.npy", mmap_mode="r")
+    metrics["activation_map"] = pointing_game_out_of_fold(prepared, masks, folds) if len(masks) else None
+    write_json("metrics/safety.json", metrics)
+    print(summary_table(metrics))
+
+
+if __name__ == "__main__":
+    run_stage(main)

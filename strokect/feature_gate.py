@@ -1,0 +1,250 @@
+"""How strange a slice looks to a fold model: out-of-distribution scores on its pooled features, in numpy.
+
+Every score takes features (m, F) and gives (m,) float64, higher = stranger. Features that are not finite score +inf, so that
+a threshold refuses them; no score is ever NaN. `n` below counts the slices of the fold's training part.
+
+The energy and ViM need the logits of a softmax. Our head has a single logit z; the two logits with the same softmax are
+[-z/2, z/2] up to a shift, and the shift matters here. With [0, z] every confident "normal" would be as strange as can be.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from strokect.errors import NotEstimableError, ReleaseError
+from strokect.files import atomic_path
+
+Features = NDArray[np.float32]  # (m, F)
+Floats = NDArray[np.float64]
+Statistics = Mapping[str, NDArray[np.float32]]  # what SHAPES says
+
+RANK = 128  # principal directions kept: two bases of 1536 features are 1.6 MB
+BANK = 480  # training slices kept for the nearest neighbours: 2.9 MB of 1536 features
+NEIGHBOURS = 5
+FLOOR = 1e-4  # of the mean variance: float32 rounding in a direction without variance must not count for much
+POSITIVE = ("variances", "residual", "alpha", "scale")  # endings of names whose values are above 0
+
+# Array by array, one letter per axis; a letter has the same length wherever it stands in one file. F = number of features,
+# K classes, R directions, B slices in the bank.
+GAUSSIAN = {"means": "KF", "basis": "FR", "variances": "R", "residual": ""}
+RAW, UNIT = ({f"{prefix}_{name}": axes for name, axes in GAUSSIAN.items()} for prefix in ("raw", "unit"))
+HEAD = {"weight": "F", "bias": ""}
+SHAPES: dict[str, dict[str, str]] = {
+    "energy": HEAD,
+    "knn": {"bank": "BF"},
+    "mahalanobis": RAW,
+    "mahalanobis_joint": RAW | UNIT,
+    "mahalanobis_normalised": UNIT,
+    "vim": {**HEAD, "vim_basis": "FR", "vim_alpha": ""},
+}
+
+
+def fit_statistics(
+    features: Features, labels: NDArray[np.int64], weight: Features, bias: float | np.float32, rank: int | None = None
+) -> dict[str, NDArray[np.float32]]:
+    """The statistics of all scores from one fold's training part.
+
+    features (n, F), labels (n,), and the head's weight (F,) and bias. `rank` is the number of principal directions kept, by
+    default RANK but at most n / 4: the variance along a direction needs slices to be estimated from. Raises
+    NotEstimableError where features are not finite or do not vary.
+    """
+    x = np.asarray(features, np.float64)
+    if not np.isfinite(x).all():
+        raise NotEstimableError(f"feature gate: features of {len(x)} training slices, and some are not finite")
+    rank = min(rank or min(RANK, max(len(x) // 4, 1)), x.shape[1])
+    w, unit = np.asarray(weight, np.float64), _unit(x)
+    kept = np.unique(np.linspace(0, len(x) - 1, BANK).round().astype(np.int64))  # even over slices, so over patients
+    made: dict[str, Any] = {"weight": weight, "bias": bias, "bank": unit[kept]}
+    for prefix, points in (("raw", x), ("unit", unit)):
+        made |= {f"{prefix}_{name}": value for name, value in _fit_gaussian(points, labels, rank).items()}
+    centred = x - _origin(w, float(bias))
+    basis = _principal(centred, rank)[1]
+    outside = np.sqrt(_outside(centred, centred @ basis))
+    least = np.sqrt(FLOOR * _square_sum(centred).mean())
+    made |= {"vim_basis": basis, "vim_alpha": np.abs(x @ w + bias).mean() / 2 / max(outside.mean(), least)}
+    return {name: np.asarray(value, np.float32) for name, value in made.items()}
+
+
+def _fit_gaussian(x: Floats, labels: NDArray[np.int64], rank: int) -> dict[str, Any]:
+    """Class means and the shared within-class covariance, regularised as a probabilistic PCA.
+
+    n may be below F, so the covariance as such has no inverse. Its `rank` largest principal directions keep their variance;
+    all others get the mean of what is left (Tipping & Bishop, J. R. Stat. Soc. B 1999, eq. 8).
+    """
+    classes = np.unique(labels)
+    means = np.stack([x[labels == c].mean(axis=0) for c in classes])  # (K, F)
+    variances, basis = _principal(x - means[np.searchsorted(classes, labels)], rank)
+    if not variances.sum() > 0:
+        raise NotEstimableError(f"feature gate: the features of {len(x)} training slices do not vary within a class")
+    floor = FLOOR * variances.mean()
+    residual = variances[rank:].mean() if rank < len(variances) else variances[-1]
+    return dict(zip(GAUSSIAN, (means, basis, np.maximum(variances[:rank], floor), max(residual, floor)), strict=True))
+
+
+def _principal(centred: Floats, rank: int) -> tuple[Floats, Floats]:
+    """All F variances in descending order, and the first `rank` principal directions (F, rank)."""
+    variances, directions = np.linalg.eigh(centred.T @ centred / len(centred))
+    return np.maximum(variances[::-1], 0.0), directions[:, ::-1][:, :rank]
+
+
+def _unit(x: Any) -> Any:
+    """Rows of length 1, of the same type; a row of zeros stays one."""
+    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+
+
+def _origin(weight: NDArray[np.floating], bias: float) -> NDArray[np.floating]:
+    """The shortest u with logit 0: -pinv(W)·b, the same for [0, z] and [-z/2, z/2]."""
+    return -weight * bias / max(float(weight @ weight), 1e-30)
+
+
+def _square_sum(x: NDArray[np.floating]) -> Floats:
+    return np.einsum("...i,...i->...", x, x, dtype=np.float64)
+
+
+def _outside(centred: NDArray[np.floating], inside: NDArray[np.floating]) -> Floats:
+    """Squared length of what of `centred` (..., F) lies outside the basis, given its coordinates `inside` (..., R)."""
+    return np.maximum(_square_sum(centred) - _square_sum(inside), 0.0)
+
+
+def _squared_distance(x: Features, statistics: Statistics, prefix: str) -> Floats:
+    """(m,) squared Mahalanobis distance to the nearest class mean."""
+    means, basis, variances, residual = (statistics[f"{prefix}_{name}"] for name in GAUSSIAN)
+    centred = (x - means[:, None]).reshape(-1, x.shape[1])  # (K·m, F)
+    inside = centred @ basis  # (K·m, R)
+    squared = _square_sum(inside / np.sqrt(variances)) + _outside(centred, inside) / float(residual)
+    return squared.reshape(len(means), len(x)).min(axis=0)
+
+
+def energy(features: Features, statistics: Statistics) -> Floats:
+    """-log Σ exp of the logits [-z/2, z/2] (Liu et al., NeurIPS 2020, temperature 1)."""
+    half = (features @ statistics["weight"] + statistics["bias"]).astype(np.float64) / 2
+    return -np.logaddexp(-half, half)
+
+
+def knn(features: Features, statistics: Statistics) -> Floats:
+    """Euclidean distance between L2-normalised features and their k-th nearest training slice (Sun et al., ICML 2022).
+
+    k = NEIGHBOURS of an evenly drawn bank of at most BANK slices (the paper's "random sampling").
+    """
+    cosine = _unit(features) @ statistics["bank"].T  # (m, B)
+    k = min(NEIGHBOURS, cosine.shape[1])
+    return np.sqrt(np.maximum(2.0 - 2.0 * -np.partition(-cosine, k - 1, axis=1)[:, k - 1].astype(np.float64), 0.0))
+
+
+def mahalanobis(features: Features, statistics: Statistics) -> Floats:
+    """√ min over classes of (x - μ)ᵀ Σ⁻¹ (x - μ) (Lee et al., NeurIPS 2018), Σ as in `fit_statistics`."""
+    return np.sqrt(_squared_distance(features, statistics, "raw"))
+
+
+def mahalanobis_normalised(features: Features, statistics: Statistics) -> Floats:
+    """The Mahalanobis distance of L2-normalised features ("Mahalanobis++", Müller & Hein, ICML 2025)."""
+    return np.sqrt(_squared_distance(_unit(features), statistics, "unit"))
+
+
+def mahalanobis_joint(features: Features, statistics: Statistics) -> Floats:
+    """√ (mahalanobis² + mahalanobis_normalised²).
+
+    Plain features see what excites the network too much, but weak features of an unknown direction stay near the mean;
+    normalised ones see the direction alone. Both squares are in the same unit: about F for a training slice.
+    """
+    raw = _squared_distance(features, statistics, "raw")
+    return np.sqrt(raw + _squared_distance(_unit(features), statistics, "unit"))
+
+
+def vim(features: Features, statistics: Statistics) -> Floats:
+    """α·‖part of x - u outside the principal subspace‖ - log Σ exp of the logits (Wang et al., CVPR 2022).
+
+    u is the point with logit 0; α makes the first term as large as the larger logit on average. The subspace has the same
+    rank as the other scores', not the paper's 512.
+    """
+    weight = statistics["weight"]
+    centred = features - _origin(weight, float(statistics["bias"])).astype(np.float32)
+    outside = np.sqrt(_outside(centred, centred @ statistics["vim_basis"]))
+    return float(statistics["vim_alpha"]) * outside + energy(features, statistics)
+
+
+def _refusing(score: Callable[[Features, Statistics], Floats]) -> Callable[[Features, Statistics], Floats]:
+    def strangeness(features: Features, statistics: Statistics) -> Floats:
+        with np.errstate(over="ignore", invalid="ignore"):
+            x = np.asarray(features, np.float32)
+            scores = score(x, statistics)
+        return np.where(np.isfinite(scores) & np.isfinite(x).all(axis=1), scores, np.inf)
+
+    strangeness.__doc__ = score.__doc__
+    return strangeness
+
+
+SCORES: dict[str, Callable[[Features, Statistics], Floats]] = {
+    score.__name__: _refusing(score) for score in (energy, knn, mahalanobis, mahalanobis_joint, mahalanobis_normalised, vim)
+}
+
+
+@dataclass(frozen=True)
+class Standard:
+    """Location and scale of a fold's scores: folds are averaged in these units and meet one threshold."""
+
+    location: float
+    scale: float
+
+    @classmethod
+    def of(cls, scores: ArrayLike) -> "Standard":
+        """Median and 1.4826·MAD (the standard deviation of a normal sample) of out-of-fold scores (n,), all finite."""
+        s = np.asarray(scores, np.float64)
+        location = float(np.median(s)) if s.size and np.isfinite(s).all() else np.nan
+        scale = 1.4826 * float(np.median(np.abs(s - location))) if np.isfinite(location) else np.nan
+        if not scale > 0:
+            raise NotEstimableError(
+                f"feature gate: {s.size} out-of-fold scores have no scale (none, not finite, or mostly alike)"
+            )
+        return cls(location, scale)
+
+    def __call__(self, scores: ArrayLike) -> Floats:
+        """Scores of any shape in units of the fold's scale; infinity stays infinity."""
+        return (np.asarray(scores, np.float64) - self.location) / self.scale
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One fold's share of the feature gate."""
+
+    score: str  # a key of SCORES
+    statistics: Statistics  # at least what SHAPES[score] names
+    standard: Standard
+
+    def __call__(self, features: Features) -> Floats:
+        """Features (m, F) → strangeness (m,) on the scale that the folds share; +inf where it cannot be told."""
+        return self.standard(SCORES[self.score](features, self.statistics))
+
+
+def save_gate(path: Path, gate: Gate) -> None:
+    """Write what the gate's score needs as .npz: at most 3 MB for 1536 features."""
+    arrays = {name: gate.statistics[name] for name in SHAPES[gate.score]}
+    with atomic_path(path) as temporary:
+        np.savez(temporary, allow_pickle=False, score=gate.score, **asdict(gate.standard), **arrays)
+
+
+def load_gate(path: Path, num_features: int) -> Gate:
+    """Read a gate. Raises ReleaseError naming the file unless it is whole, finite and for `num_features` features."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        score = str(arrays.pop("score"))
+    except Exception as error:  # numpy, zipfile and zlib raise many types; every one of them means: unusable
+        raise ReleaseError(f"{path}: cannot be read as a feature gate ({type(error).__name__})") from error
+    if score not in SHAPES:
+        raise ReleaseError(f"{path}: unknown score {score!r}; known: {', '.join(SHAPES)}")
+    shapes = SHAPES[score] | {"location": "", "scale": ""}
+    if set(arrays) != set(shapes):
+        raise ReleaseError(f"{path}: holds {', '.join(sorted(arrays))}; {score} needs {', '.join(sorted(shapes))}")
+    lengths = {"F": num_features}
+    for name, axes in shapes.items():
+        value = arrays[name]
+        if value.ndim != len(axes) or any(not n or lengths.setdefault(a, n) != n for a, n in zip(axes, value.shape, strict=True)):
+            raise ReleaseError(f"{path}: {name} has shape {value.shape}, which does not fit {num_features} features or the rest")
+        if value.dtype.kind != "f" or not np.isfinite(value).all() or (name.endswith(POSITIVE) and (value <= 0).any()):
+            raise ReleaseError(f"{path}: {name} holds something that is not a finite number, or not above 0 as it must be")
+    return Gate(score, arrays, Standard(float(arrays.pop("location")), float(arrays.pop("scale"))))

@@ -1,0 +1,96 @@
+"""One picture → evidence → decision: pixel checks, fold models in every view, feature gate, dropout samples, policy. No torch.
+
+Service, safety stage and evaluation all judge through this class, so what is evaluated is what is served.
+"""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from strokect.calibration import Calibrator
+from strokect.engine import Engine, FoldModel, available_cores
+from strokect.errors import ReleaseError
+from strokect.feature_gate import Gate, load_gate
+from strokect.pixel_checks import find_flags, measure
+from strokect.policy import Evidence, Policy, read_policy
+from strokect.slices import Picture, resize_slice
+from strokect.uncertainty import dropout_masks, mc_std, sample_logits
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What was found out about one picture; `Policy.decide` makes a decision of its evidence."""
+
+    evidence: Evidence
+    activation: NDArray[np.float32]  # (h, w) class activation map of the unchanged slice
+
+
+class Judge:
+    """The models that ship under one policy."""
+
+    def __init__(
+        self,
+        models: Sequence[FoldModel],
+        views: Sequence[str],
+        calibrator: Calibrator,
+        gates: Sequence[Gate],
+        policy: Policy,
+        workers: int | None = None,
+    ):
+        """`models` and `gates` in the order of `policy.models`."""
+        self.engine = Engine(models, views, workers)
+        self.calibrator = calibrator
+        self.gates = tuple(gates)
+        self.policy = policy
+
+    def examine(self, picture: Picture, sha256: str, deadline: float = float("inf")) -> Examination:
+        """Examine a decoded picture; `sha256` is that of its bytes and seeds the dropout masks.
+
+        Raises DeadlineError after `deadline` (time.monotonic). The numbers may be anything: `Policy.decide` checks them.
+        """
+        passes = self.engine.run(resize_slice(picture.grey, self.engine.models[0].sidecar["image_size"]), deadline)
+        logits = passes.logits.astype(np.float64).mean(axis=1)  # (folds,)
+        evidence = Evidence(
+            flags=tuple(find_flags(measure(picture), self.policy.limits)),
+            gate_scores=np.array(
+                [float(gate(row[None])[0]) for gate, row in zip(self.gates, passes.features[:, 0], strict=True)]
+            ),
+            logits=logits,
+            probabilities=self.calibrator(logits),
+            mc_std=self._mc_std(passes.features, sha256),
+        )
+        return Examination(evidence, passes.activation)
+
+    def _mc_std(self, features: NDArray[np.float32], sha256: str) -> float:
+        """Features (folds, V, F) → standard deviation of the probability over the dropout samples, mean over the folds."""
+        spreads = []
+        for number, (model, rows) in enumerate(zip(self.engine.models, features, strict=True)):
+            masks = dropout_masks(sha256, number, len(rows), self.policy.samples, rows.shape[1], model.dropout)
+            spreads.append(mc_std(sample_logits(rows, model.weight, float(model.bias), model.dropout, masks), self.calibrator))
+        return float(np.mean(spreads))
+
+
+def load_judge(folders: Mapping[str, Path], views: Sequence[str], calibrator: Calibrator, safety: Path) -> Judge:
+    """Models by name from their exported folders, under the policy and gates in `safety` (models/safety, or a release's).
+
+    Raises ReleaseError naming what is wrong, also when the policy was fitted for other models.
+    """
+    policy = read_policy(safety / "policy.json")
+    if sorted(policy.models) != sorted(folders):
+        raise ReleaseError(
+            f"policy.json was fitted for the models {sorted(policy.models)}, not {sorted(folders)}: run `dvc repro safety`"
+        )
+    # Sessions take most of the start; ONNX Runtime builds them without holding the interpreter's lock.
+    with ThreadPoolExecutor(available_cores()) as pool:
+        models = list(pool.map(lambda name: FoldModel(folders[name]), policy.models))
+    gates = [
+        load_gate(safety / "gates" / f"{name}.npz", len(model.weight)) for name, model in zip(policy.models, models, strict=True)
+    ]
+    for name, gate in zip(policy.models, gates, strict=True):
+        if gate.score != policy.gate:
+            raise ReleaseError(f"gates/{name}.npz scores by {gate.score}, policy.json by {policy.gate}: run `dvc repro safety`")
+    return Judge(models, views, calibrator, gates, policy)

@@ -1,0 +1,221 @@
+"""What metrics/safety.json says: rejects by kind of outlier, false rejects by class and position, the pointing game."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.stats import beta
+from tqdm import tqdm
+
+from strokect.abstention import account, combine
+from strokect.engine import FoldModel
+from strokect.errors import ImageError
+from strokect.files import sha256_bytes
+from strokect.gate_fit import read_oof
+from strokect.judge import Judge
+from strokect.manifest import Prepared
+from strokect.params import SafetyParams
+from strokect.policy import UNLIKE, Policy
+from strokect.reporting import figure_text
+from strokect.safety_fit import Scored, cross_fitted
+from strokect.slices import decode
+from strokect.statistics import bootstrap_weights, estimate, roc_auc, weighted_share
+
+Floats = NDArray[np.float64]
+EXPORTS = Path("models/export")
+NOTES = [
+    "False rejects, refer band and policy figures are those of single fold models on patients they have not seen, with limits "
+    "fitted on other patients; what ships is the mean of the models.",
+    "Outliers are judged by what ships. Built-in categories are made by strokect/outliers.py, partly of development slices; "
+    "bone_window is simulated from 8-bit pictures. The gate's score was chosen on other kinds of outliers (strokect/proxies.py).",
+    "Intervals of reject rates take pictures as independent; crops of one photograph and slices of one patient are not.",
+    "The measure of uncertainty was chosen on the slices it is reported on.",
+]
+POSITIONS = ("lowest third", "middle third", "highest third")
+
+
+def judge_outliers(judge: Judge, pictures: Sequence[bytes]) -> tuple[Floats, list[list[str]]]:
+    """Pictures as file bytes → single-model gate score of each (n,), and the objections to each as the service makes them.
+
+    The single-model score is that of model i mod K for picture i, like the out-of-fold scores it is compared with. Bytes that the
+    decoder refuses have the one objection "unreadable" and a NaN score.
+    """
+    scores, objections = np.full(len(pictures), np.nan), []
+    for i, data in enumerate(pictures):
+        try:
+            evidence = judge.examine(decode(data), sha256_bytes(data)).evidence
+        except ImageError:
+            objections.append(["unreadable"])
+            continue
+        scores[i] = evidence.gate_scores[i % len(evidence.gate_scores)]
+        unlike = not evidence.gate_score <= judge.policy.gate_threshold
+        objections.append([*evidence.flags, *([UNLIKE] if unlike else [])])
+    return scores, objections
+
+
+def category(
+    scores: Floats, objections: Sequence[Sequence[str]], inside: Floats, patients: NDArray[np.str_], *, resamples: int, seed: int
+) -> dict[str, Any]:
+    """One category of metrics/safety.json; `inside` (m,) are the out-of-fold gate scores of slices of `patients` (m,).
+
+    `rejected` is by all layers as the service has them, `feature_gate` is that layer alone. Intervals of shares are
+    Clopper–Pearson's and take the pictures as independent; those of the AUROC resample patients and pictures.
+    """
+    n = len(objections)
+    by_reason: dict[str, int] = {}
+    for flags in objections:
+        for flag in flags:
+            by_reason[flag] = by_reason.get(flag, 0) + 1
+    known = scores[np.isfinite(scores)]
+    return {
+        "n": n,
+        "rejected": share(sum(bool(flags) for flags in objections), n),
+        "rejected_by_pixel_checks": share(sum(any(flag != UNLIKE for flag in flags) for flags in objections), n),
+        "feature_gate": {
+            "rejected": share(by_reason.get(UNLIKE, 0), n),
+            "auroc": _auroc(inside, patients, known, resamples, seed),
+            "fpr_at_95_tpr": _fpr95(inside, known),
+        },
+        "by_reason": dict(sorted(by_reason.items(), key=lambda item: (-item[1], item[0]))),
+    }
+
+
+def share(k: int, n: int) -> dict[str, Any]:
+    """k of n with the exact 95 % interval (Clopper & Pearson 1934); None for n = 0."""
+    if n == 0:
+        return {"value": None, "ci95": None}
+    low = float(beta.ppf(0.025, k, n - k + 1)) if k else 0.0
+    high = float(beta.ppf(0.975, k + 1, n - k)) if k < n else 1.0
+    return {"value": k / n, "ci95": [low, high]}
+
+
+def _auroc(inside: Floats, patients: NDArray[np.str_], outside: Floats, resamples: int, seed: int) -> dict[str, Any]:
+    if not len(outside):
+        return {"value": None, "ci95": None}
+    labels = np.repeat([0, 1], [len(inside), len(outside)])
+    units = np.concatenate([np.char.add("in ", patients), np.char.add("out ", np.arange(len(outside)).astype(str))])
+    scores = np.concatenate([inside, outside])
+    counts, index = bootstrap_weights(units, resamples, seed)
+    return estimate(lambda w: roc_auc(labels, scores, w), counts, index)
+
+
+def _fpr95(inside: Floats, outside: Floats) -> float | None:
+    """Share of the outliers that a gate accepting 95 % of the slices would accept."""
+    return float((outside <= np.quantile(inside, 0.95)).mean()) if len(outside) else None
+
+
+def false_rejects(
+    rejected: NDArray[np.bool_],
+    labels: NDArray[np.int64],
+    patients: NDArray[np.str_],
+    order: NDArray[np.int64],
+    *,
+    resamples: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Share of slices that are rejected (cross-fitted), in all, by class and by position in the head, patient-clustered.
+
+    `order` (n,) is the slice's place within its patient from the bottom up.
+    """
+    counts, index = bootstrap_weights(patients, resamples, seed)
+    third = position_thirds(patients, order)
+    groups = {
+        "all": np.ones(len(labels), bool),
+        "normal": labels == 0,
+        "stroke": labels == 1,
+        **{name: third == i for i, name in enumerate(POSITIONS)},
+    }
+    return {
+        name: {
+            "n": int(of.sum()),
+            **estimate(lambda w, of=of: weighted_share(rejected & of, of, w), counts, index),  # type: ignore[misc]
+        }
+        for name, of in groups.items()
+    }
+
+
+def position_thirds(patients: NDArray[np.str_], order: NDArray[np.int64]) -> NDArray[np.int64]:
+    """0, 1 or 2 for each slice: which third of its patient's slices, by `order`."""
+    third = np.zeros(len(patients), np.int64)
+    for patient in np.unique(patients):
+        own = np.flatnonzero(patients == patient)
+        ranks = np.argsort(np.argsort(order[own], kind="stable"), kind="stable")
+        third[own] = ranks * 3 // len(own)
+    return third
+
+
+def pointing_game(maps: Sequence[NDArray[np.float32]], masks: NDArray[np.uint8], heads: NDArray[np.bool_]) -> dict[str, Any]:
+    """How often the maximum of the activation map lies in the lesion (Zhang et al. 2018, without a margin).
+
+    maps: (h, w) each, resampled to the slice's size; masks (n, S, S), non-zero in the lesion; heads (n, S, S), inside the head.
+    Chance is what a point drawn evenly over the head would hit: the lesion's share of it.
+    """
+    hits, chance = [], []
+    for activation, mask, head in zip(maps, masks, heads, strict=True):
+        large = np.array(Image.fromarray(activation).resize(mask.shape[::-1], Image.Resampling.BICUBIC))
+        hits.append(bool(mask[np.unravel_index(np.argmax(large), large.shape)]))
+        chance.append((mask > 0).sum() / max(1, (head | (mask > 0)).sum()))
+    return {"n": len(hits), "hit": share(sum(hits), len(hits)), "chance": float(np.mean(chance)) if chance else None}
+
+
+def pointing_game_out_of_fold(prepared: Prepared, masks: NDArray[np.uint8], folds: Sequence[int]) -> dict[str, Any]:
+    """The pointing game of each fold on the slices with a lesion that it holds out."""
+    maps, rows = [], []
+    for fold in folds:
+        model = FoldModel(EXPORTS / str(fold))
+        held_out = [row for row in read_oof(fold)[0] if masks[row].any()]
+        maps += [model.run_with_map(prepared.images[row])[1] for row in held_out]
+        rows += held_out
+    return pointing_game(maps, masks[rows], prepared.images[rows][:, 0] > 0)
+
+
+def safety_metrics(
+    scored: Scored, order: NDArray[np.int64], policy: Policy, judge: Judge, outliers: dict[str, list[bytes]], params: SafetyParams
+) -> dict[str, Any]:
+    """The parts of metrics/safety.json about rejecting and referring; `order` (n,) is each slice's place in its patient."""
+    resampling = {"resamples": params.resamples, "seed": params.seed}
+    rejected, referred = cross_fitted(
+        scored, policy.threshold, policy.measure, params.max_false_reject, params.refer_rate, params.seed
+    )
+    categories = {}
+    for name, pictures in tqdm(outliers.items(), desc="safety: outliers", unit="category", mininterval=1):
+        scores, objections = judge_outliers(judge, pictures)
+        categories[name] = category(scores, objections, scored.gate, scored.patients, **resampling)
+    patients = np.unique(scored.patients)
+    decisions = np.where(rejected, "reject", "")
+    series = [policy.rejects_series(decisions[scored.patients == patient].tolist()) for patient in patients]
+    return {
+        "max_false_reject": params.max_false_reject,
+        "false_rejects": false_rejects(rejected, scored.labels, scored.patients, order, **resampling),
+        "false_rejects_of_series": {"n": len(patients), **share(sum(series), len(patients))},
+        "outliers": categories,
+        "policy_out_of_fold": account(scored.labels, combine(scored.decision, rejected, referred), scored.patients, **resampling),
+        "notes": NOTES,
+    }
+
+
+def summary_table(metrics: dict[str, Any]) -> str:
+    """What the stage prints: rejects by category, false rejects, the measure of uncertainty."""
+    lines = [f"{'pictures':24}{'n':>6}{'rejected':>26}{'gate alone':>12}{'gate AUROC':>12}"]
+    for name, entry in metrics["outliers"].items():
+        gate = entry["feature_gate"]
+        auroc = "–" if gate["auroc"]["value"] is None else f"{gate['auroc']['value']:.3f}"
+        alone = "–" if gate["rejected"]["value"] is None else f"{gate['rejected']['value']:.2f}"
+        lines.append(f"{name:24}{entry['n']:>6}{figure_text(entry['rejected']):>26}{alone:>12}{auroc:>12}")
+    lines.append("false rejects, out-of-fold, cross-fitted:")
+    lines += [f"  {name:22}{entry['n']:>6}{figure_text(entry):>26}" for name, entry in metrics["false_rejects"].items()]
+    measures = metrics["uncertainty"]["measures"]
+    chosen = metrics["policy"]["refer"]["measure"]
+    lines.append("AUROC of finding wrong decisions, out-of-fold:")
+    for name, entry in measures.items():
+        mark = "  ← refers" if name == chosen else ""
+        lines.append(f"  {name:28}{figure_text(entry['error_detection_auroc']):>26}{mark}")
+    if game := metrics.get("activation_map"):
+        lines.append(
+            f"activation map: maximum inside the lesion on {figure_text(game['hit'])} of {game['n']} slices; "
+            f"chance {game['chance']:.3f}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,162 @@
+"""Fitting the safety layer: the joint false-reject rate, the refer band, and what is said about them."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from strokect.abstention import account, combine
+from strokect.errors import SafetyError
+from strokect.pixel_checks import CHECKS
+from strokect.safety_fit import (
+    Scored,
+    choose_measure,
+    compare_measures,
+    cross_fitted,
+    fit_gate,
+    refer_limit,
+    risk_coverage,
+    series_share,
+    uncertainties,
+)
+from strokect.safety_report import false_rejects, pointing_game, position_thirds, share
+
+
+def make_scored(n: int = 600, seed: int = 0, **changes: np.ndarray) -> Scored:
+    """30 patients, a probability that knows something, descriptors inside their guards but for one that varies."""
+    rng = np.random.default_rng(seed)
+    patients = np.repeat([f"p{i:02d}" for i in range(30)], n // 30)
+    labels = ((rng.random(n) < 0.6) & (np.repeat(np.arange(30), n // 30) % 2 == 0)).astype(np.int64)  # every other patient
+    probability = np.clip(0.3 + 0.3 * (labels - 0.3) + rng.normal(0, 0.2, n), 0.001, 0.999)
+    pixels = {}
+    for name, check in CHECKS.items():
+        bounds = [bound for bound in (check.low, check.high) if bound is not None]
+        pixels[name] = np.full(n, np.mean(bounds) if len(bounds) == 2 else bounds[0])
+    free = next(name for name, check in CHECKS.items() if not check.fixed and check.high is not None)
+    high = CHECKS[free].high
+    assert high is not None
+    pixels[free] = high + np.abs(rng.normal(size=n))  # beyond the guard, so the data set the limit
+    arrays = {
+        "gate": rng.normal(size=n),
+        "probability": probability,
+        "decision": (probability >= 0.4).astype(np.int64),
+        "mc_std": rng.random(n) * 0.1,
+        "labels": labels,
+        "patients": patients,
+    }
+    return Scored(pixels, **(arrays | changes))  # type: ignore[arg-type]
+
+
+def test_all_layers_share_one_false_reject_rate() -> None:
+    scored = make_scored()
+    limits = fit_gate(scored, 0.02)
+    rejected = limits.rejects(scored)
+    assert 0.012 <= rejected.mean() <= 0.02 and rejected[scored.labels == 1].mean() <= 0.02
+    assert limits.level < 0.02  # two layers that err on different slices must each be more generous than 2 %
+    assert 0 < (scored.gate > limits.gate_threshold).sum() < rejected.sum()
+
+
+def test_positives_have_a_bound_of_their_own() -> None:
+    scored = make_scored()
+    strange_bleeds = make_scored(gate=scored.gate + 3.0 * scored.labels)
+    rejected = fit_gate(strange_bleeds, 0.02).rejects(strange_bleeds)
+    assert rejected[strange_bleeds.labels == 1].mean() <= 0.02
+
+
+def test_a_score_that_is_not_a_number_is_rejected_and_cannot_be_fitted_on() -> None:
+    scored = make_scored()
+    limits = fit_gate(scored, 0.02)
+    broken = make_scored(gate=np.full(600, np.nan))
+    assert limits.rejects(broken).all()
+    with pytest.raises(SafetyError, match="not finite"):
+        fit_gate(broken, 0.02)
+
+
+def test_slices_that_fail_a_fixed_check_are_named_as_the_reason() -> None:
+    scored = make_scored()
+    fixed = next(name for name, check in CHECKS.items() if check.fixed and check.high is not None)
+    scored.pixels[fixed][:60] = 1e6
+    with pytest.raises(SafetyError, match=r"10\.0% .* pixel check whose limit is fixed"):
+        fit_gate(scored, 0.02)
+
+
+def test_cross_fitting_keeps_each_patient_out_of_its_own_limits() -> None:
+    # One patient is far stranger than all others: fitted with it, the limit could spare it; without it, never.
+    scored = make_scored()
+    odd = scored.patients == "p07"
+    strange = make_scored(gate=np.where(odd, 50.0 + np.arange(600), scored.gate))
+    rejected, referred = cross_fitted(strange, 0.4, "mc_std", 0.05, 0.1, seed=0)
+    assert rejected[odd].all()
+    assert not (rejected & referred).any() and 0.03 < referred.mean() < 0.2
+
+
+def test_the_refer_band_refers_the_stated_share() -> None:
+    values, rejected = np.arange(1000.0), np.arange(1000) >= 900
+    assert (values[~rejected] > refer_limit(values, rejected, 0.1)).mean() == pytest.approx(0.1, abs=0.002)
+    assert not (values[~rejected] > refer_limit(values, rejected, 0.0)).any()
+    with pytest.raises(SafetyError):
+        refer_limit(values, np.ones(1000, bool), 0.1)
+
+
+def test_error_detection_agrees_with_scikit_learn_and_the_best_measure_wins() -> None:
+    scored = make_scored()
+    errors = scored.decision != scored.labels
+    knows = make_scored(mc_std=errors * 0.1 + np.linspace(0, 0.01, 600))
+    comparison = compare_measures(knows, 0.4, resamples=100, seed=0)
+    assert choose_measure(comparison) == "mc_std" and comparison["n_errors"] == errors.sum()
+    for name, values in uncertainties(knows, 0.4).items():
+        figure = comparison["measures"][name]["error_detection_auroc"]
+        assert figure["value"] == pytest.approx(roc_auc_score(errors, values))
+        assert figure["ci95"][0] <= figure["value"] <= figure["ci95"][1]
+    assert comparison["measures"]["mc_std"]["aurc"] == pytest.approx(comparison["perfect_aurc"])
+
+
+def test_risk_coverage_worked_example() -> None:
+    errors = np.array([0, 1, 0, 1])
+    assert risk_coverage(errors, np.array([0.1, 0.2, 0.3, 0.4])).tolist() == [0.0, 0.5, pytest.approx(1 / 3), 0.5]
+    assert risk_coverage(errors, np.zeros(4)).tolist() == [0.5] * 4  # no ranking: the error rate everywhere
+
+
+def test_the_series_share_is_never_below_a_half() -> None:
+    patients = np.repeat(["a", "b"], 10)
+    assert series_share(np.zeros(20, bool), patients) == 0.5
+    assert series_share(np.arange(20) < 8, patients) == 0.8
+
+
+def test_abstentions_are_counted_in_three_ways() -> None:
+    labels = np.array([1, 1, 1, 1, 0, 0, 0, 0])
+    decision = np.array([1, 1, 0, 1, 0, 0, 1, 1])
+    rejected = np.array([0, 0, 0, 1, 0, 0, 0, 1], bool)
+    referred = np.array([0, 1, 0, 1, 1, 0, 0, 0], bool)
+    answers = combine(decision, rejected, referred)
+    assert answers.tolist() == ["stroke", "refer", "normal", "reject", "refer", "normal", "stroke", "reject"]
+    counted = account(labels, answers, np.arange(8).astype(str), resamples=100, seed=0)
+    assert counted["counts"]["stroke"] == {"stroke": 1, "normal": 1, "refer": 1, "reject": 1}
+    assert [counted[way]["sensitivity"]["value"] for way in ("as_errors", "to_a_human", "answered_only")] == [0.25, 0.75, 0.5]
+    assert [counted[way]["specificity"]["value"] for way in ("as_errors", "to_a_human", "answered_only")] == [0.25, 0.75, 0.5]
+    assert counted["answered_only"]["coverage"]["value"] == 0.5
+
+
+def test_false_rejects_by_class_and_position() -> None:
+    patients, order = np.repeat(["a", "b"], 6), np.tile(np.arange(6)[::-1], 2)
+    assert position_thirds(patients, order).tolist() == [2, 2, 1, 1, 0, 0] * 2
+    labels = np.array([1, 0, 0, 0, 0, 0] * 2)
+    rates = false_rejects(order == 0, labels, patients, order, resamples=100, seed=0)
+    assert rates["all"]["value"] == pytest.approx(1 / 6) and rates["stroke"]["value"] == 0.0
+    assert rates["lowest third"]["value"] == 0.5 and rates["highest third"] == {"n": 4, "value": 0.0, "ci95": [0.0, 0.0]}
+
+
+def test_shares_have_exact_intervals() -> None:
+    # Clopper–Pearson for 0 of 20: 1 − 0.025^(1/20)
+    assert share(0, 20) == {"value": 0.0, "ci95": [0.0, pytest.approx(1 - 0.025 ** (1 / 20))]}
+    assert share(20, 20)["ci95"] == [pytest.approx(0.025 ** (1 / 20)), 1.0]
+    assert share(0, 0) == {"value": None, "ci95": None}
+
+
+def test_pointing_game_worked_example() -> None:
+    masks = np.zeros((2, 8, 8), np.uint8)
+    masks[:, :4, :4] = 1
+    head = np.ones((2, 8, 8), bool)
+    hit, miss = np.zeros((2, 2), np.float32), np.zeros((2, 2), np.float32)
+    hit[0, 0] = miss[1, 1] = 1.0
+    game = pointing_game([hit, miss], masks, head)
+    assert (game["n"], game["hit"]["value"], game["chance"]) == (2, 0.5, 0.25)
