@@ -1,20 +1,38 @@
 """export@k: fold k to ONNX, checked against torch, with the out-of-fold predictions of the artefact that ships."""
 
 import argparse
+import dataclasses
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from tqdm import tqdm
 
-from strokect.engine import FoldModel, score_slices
+from strokect.engine import FoldModel, FoldScores, score_slices
 from strokect.errors import run_stage
-from strokect.files import atomic_folder, atomic_path, sha256_file, write_json
-from strokect.fold import SPLIT
-from strokect.manifest import load_prepared
+from strokect.files import atomic_folder, atomic_path
+from strokect.manifest import Prepared, load_prepared
 from strokect.network import load_network
-from strokect.onnx_export import check_parity, export_fold
-from strokect.params import load_params
-from strokect.splits import held_out_rows, read_split
+from strokect.onnx_export import evenly, export_model
+from strokect.params import ExportParams, load_params
+from strokect.splits import SPLIT, held_out_rows, read_split, training_rows
+
+
+def export_out_of_fold(
+    source: Path, folder: Path, fold: int, prepared: Prepared, split: pd.DataFrame, params: ExportParams
+) -> tuple[FoldScores, float]:
+    """Export the network in `source` to `folder` and score the slices that `fold` holds out.
+
+    Returns the scores and the largest |Δ probability| from torch.
+    """
+    net, sidecar = load_network(source)
+    rows = held_out_rows(split, fold)
+    sample, calibration = evenly(rows, params.parity_slices), evenly(training_rows(split, fold), params.calibration_slices)
+    worst = export_model(net, sidecar, folder, params, prepared.images[sample], prepared.images[calibration])
+    with tqdm(total=len(rows), desc=f"export@{fold} out-of-fold", unit="slice", mininterval=1) as bar:
+        return score_slices(FoldModel(folder), prepared.images[rows], params.views, lambda done: bar.update()), worst
 
 
 def main() -> None:
@@ -24,20 +42,23 @@ def main() -> None:
     fold = parser.parse_args().fold
     params = load_params().export
     prepared = load_prepared()
-    rows = held_out_rows(read_split(SPLIT, prepared.manifest), fold)
-    net, sidecar = load_network(Path(f"models/hnm/{fold}"))
+    split = read_split(SPLIT, prepared.manifest)
+    rows, trained = held_out_rows(split, fold), Path(f"models/hnm/{fold}")
+    source = trained if params.student == "none" else Path(f"models/student/{fold}")
 
     with atomic_folder(f"models/export/{fold}") as folder:
-        export_fold(net, folder, channels=sidecar["channels"], size=sidecar["image_size"])
-        write_json(folder / "model.json", {**sidecar, "stage": "export", "onnx_sha256": sha256_file(folder / "model.onnx")})
-        exported = FoldModel(folder)
-        sample = rows[np.linspace(0, len(rows) - 1, min(params.parity_slices, len(rows))).astype(int)]
-        worst = check_parity(net, exported, prepared.images[sample], params.parity_tolerance)
-        with tqdm(total=len(rows), desc=f"export@{fold} out-of-fold", unit="slice", mininterval=1) as bar:
-            scores = score_slices(exported, prepared.images[rows], params.views, lambda done: bar.update())
+        scores, worst = export_out_of_fold(source, folder, fold, prepared, split, params)
+        arrays: dict[str, Any] = {"rows": rows, "logits": scores.logits, "features": scores.features}
+        if source != trained or params.precision != "fp32":  # what ships is judged against the fold model in fp32
+            plain = dataclasses.replace(params, precision="fp32")
+            with tempfile.TemporaryDirectory() as scratch:
+                arrays["reference"] = export_out_of_fold(trained, Path(scratch), fold, prepared, split, plain)[0].logits
         with atomic_path(folder / "oof.npz") as path:
-            np.savez(path, rows=rows, logits=scores.logits, features=scores.features, views=np.array(params.views))
-    print(f"export@{fold}: torch and ONNX agree to {worst:.1e} on {len(sample)} slices; {len(rows)} out-of-fold slices scored")
+            np.savez(path, **arrays, views=np.array(params.views))
+    print(
+        f"export@{fold}: {params.precision}, at most {worst:.1e} in probability from torch on "
+        f"{min(params.parity_slices, len(rows))} slices; {len(rows)} out-of-fold slices scored"
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """hnm@k: fine-tune fold k with its own hard negatives and missed positives weighted up."""
 
-import argparse
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,10 @@ from numpy.typing import NDArray
 
 from strokect.errors import DataError, run_stage
 from strokect.files import atomic_folder, sha256_file, write_json
-from strokect.fold import SPLIT, identity, make_sidecar, make_task, resume_path, save_fold, train
-from strokect.manifest import load_prepared
+from strokect.fold import identity, make_sidecar, make_task, read_inputs, resume_path, save_fold, train
 from strokect.mining import HardSet, mine
 from strokect.network import FoldNet, load_network, predict_logits
-from strokect.params import HnmParams, TrainParams, load_params
-from strokect.splits import read_split, training_rows
+from strokect.params import HnmParams, TrainParams
 from strokect.training import class_weights, pick_device
 
 
@@ -63,16 +60,11 @@ def read_train_scores(folder: Path, files: pd.Series) -> NDArray[np.float32]:
 
 def main() -> None:
     """Write models/hnm/<k>/: model.safetensors, model.json, history.csv, hnm.json."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--fold", type=int, required=True)
-    fold = parser.parse_args().fold
-    params = load_params()
-    prepared = load_prepared()
-    split = read_split(SPLIT, prepared.manifest)
-    rows = training_rows(split, fold)
-    labels, images = prepared.labels[rows], prepared.images[rows]
+    inputs = read_inputs(__doc__)
+    fold, params, prepared, labels = inputs.fold, inputs.params, inputs.prepared, inputs.labels
+    images = prepared.images[inputs.rows]
     given = Path(f"models/folds/{fold}")
-    hard = mine(read_train_scores(given, prepared.manifest["file"].iloc[rows]), labels, params.hnm)
+    hard = mine(read_train_scores(given, prepared.manifest["file"].iloc[inputs.rows]), labels, params.hnm)
     net, given_sidecar = load_network(given)
     device = pick_device(params.train)
 
@@ -85,7 +77,7 @@ def main() -> None:
     if params.hnm.enabled:
         weights = class_weights(labels, params.train.class_balance)
         weights[np.concatenate([hard.negatives, hard.positives])] *= params.hnm.weight
-        task = make_task(prepared, split, fold, (weights / weights.mean()).astype(np.float32), "hnm")
+        task = make_task(prepared, inputs.split, fold, (weights / weights.mean()).astype(np.float32), "hnm")
         schedule = fine_tune_params(params.train, params.hnm)
         tuned, progress, name = train(net, task, schedule, fold=fold, mine_epoch=0, resume=resume)
         history = progress.history

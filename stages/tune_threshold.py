@@ -1,22 +1,20 @@
 """tune_threshold: calibration, slice and patient threshold from out-of-fold predictions only."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from strokect.acceptance import accept
 from strokect.errors import run_stage
 from strokect.files import atomic_path, read_json, sha256_file, write_json
-from strokect.fold import SPLIT
 from strokect.manifest import load_prepared
 from strokect.out_of_fold import load_out_of_fold, operating_point_json, tune
 from strokect.params import load_params
 from strokect.reporting import metrics_table, report
+from strokect.shipping import EXPORTS, shipped_folder, shipped_names
 from strokect.sidecar import read_sidecar
-from strokect.splits import read_split
-
-EXPORTS = Path("models/export")
+from strokect.splits import SPLIT, read_split
 
 
 def main() -> None:
@@ -26,13 +24,14 @@ def main() -> None:
     folds = params.split.folds
     oof = load_out_of_fold(EXPORTS, folds, prepared.manifest, read_split(SPLIT, prepared.manifest))
     tuned = tune(oof, params.tune_threshold)
-
     sidecar = read_sidecar(EXPORTS / "0")
-    hashes = {str(fold): sha256_file(EXPORTS / str(fold) / "model.onnx") for fold in folds}
+    variant = accept(oof, tuned, sidecar, params.tune_threshold, params.export.tolerance)
+
+    names = shipped_names(folds, student="taught_by" in sidecar)
+    hashes = {name: sha256_file(shipped_folder(name) / "model.onnx") for name in names}
     views = np.load(EXPORTS / "0" / "oof.npz")["views"].tolist()
-    write_json(
-        "models/operating_point.json", operating_point_json(tuned, params.tune_threshold, views, hashes, sidecar["group_by"])
-    )
+    described_by = {"folds": folds, "views": views, "exports": hashes, "group_by": sidecar["group_by"]}
+    write_json("models/operating_point.json", operating_point_json(tuned, params.tune_threshold, **described_by))
     table = pd.DataFrame(
         {
             "file": prepared.manifest["file"].iloc[oof.rows],
@@ -49,7 +48,7 @@ def main() -> None:
         table.to_csv(path, index=False)
     described: dict[str, Any] = {"cohort": prepared.cohort, "sidecar": sidecar, "audit": read_json("metrics/audit.json")}
     described |= {"resamples": params.tune_threshold.resamples, "seed": params.tune_threshold.seed}
-    metrics = report("oof", oof.labels, oof.patients, tuned.slices, tuned.whole, **described)
+    metrics = report("oof", oof.labels, oof.patients, tuned.slices, tuned.whole, **described) | variant
     write_json("metrics/oof.json", metrics)
     print(
         f"calibration: {tuned.calibrator.method}; cross-fitted log loss {tuned.log_loss_before:.4f} → "

@@ -3,6 +3,7 @@
 import logging
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +13,10 @@ from torch import Tensor, nn
 from strokect.calibration import sigmoid
 from strokect.engine import FoldModel
 from strokect.errors import TrainingError
-from strokect.files import atomic_path
+from strokect.files import atomic_path, sha256_file, write_json
 from strokect.network import FoldNet, predict_logits
+from strokect.params import ExportParams
+from strokect.quantisation import quantise
 
 OPSET = 20
 
@@ -52,16 +55,49 @@ def export_fold(net: FoldNet, folder: Path, *, channels: int, size: int) -> None
         np.savez(path, weight=weight, bias=net.head.bias.detach().numpy()[0], dropout=np.float32(net.dropout.p))
 
 
-def check_parity(net: FoldNet, exported: FoldModel, images: NDArray[np.uint8], tolerance: float) -> float:
-    """Largest |Δ probability| between torch and the exported fold on images (n, C, S, S).
+def export_model(
+    net: FoldNet,
+    sidecar: dict[str, Any],
+    folder: Path,
+    params: ExportParams,
+    sample: NDArray[np.uint8],
+    calibration: NDArray[np.uint8],
+) -> float:
+    """Write model.onnx, head.npz and model.json in the precision of `params` into an existing folder.
 
-    Raises TrainingError when it is not below `tolerance`.
+    The float graph is checked against torch on `sample` (n, C, S, S), whatever the precision; int8 is calibrated on
+    `calibration` (m, C, S, S), slices of the training part. Returns the largest |Δ probability| between torch and what was
+    written. Raises TrainingError where the float graph differs.
     """
-    by_torch = sigmoid(predict_logits(net, images, torch.device("cpu")))
-    by_onnx = sigmoid([exported.logit(exported.run(image)[0]) for image in images])
-    worst = float(np.abs(by_torch - by_onnx).max())
+    export_fold(net, folder, channels=sidecar["channels"], size=sidecar["image_size"])
+    described = {**sidecar, "stage": "export", "precision": params.precision}
+    write_json(folder / "model.json", described)
+    worst = check_parity(net, FoldModel(folder), sample, params.parity_tolerance)
+    if params.precision == "int8":
+        quantise(folder, calibration)
+        worst = difference_from_torch(net, FoldModel(folder), sample)
+        described["largest_difference_from_torch"] = worst  # in probability
+    write_json(folder / "model.json", {**described, "onnx_sha256": sha256_file(folder / "model.onnx")})
+    return worst
+
+
+def evenly(rows: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+    """At most `n` of `rows` (m,), evenly spaced."""
+    return rows[np.linspace(0, len(rows) - 1, min(n, len(rows))).astype(int)]
+
+
+def check_parity(net: FoldNet, exported: FoldModel, images: NDArray[np.uint8], tolerance: float) -> float:
+    """`difference_from_torch`; raises TrainingError when it is not below `tolerance`."""
+    worst = difference_from_torch(net, exported, images)
     if not worst < tolerance:
         raise TrainingError(
             f"the exported model differs from torch by {worst:.2e} in probability; export.parity_tolerance is {tolerance:g}"
         )
     return worst
+
+
+def difference_from_torch(net: FoldNet, exported: FoldModel, images: NDArray[np.uint8]) -> float:
+    """Largest |Δ probability| between torch and the exported fold on images (n, C, S, S)."""
+    by_torch = sigmoid(predict_logits(net, images, torch.device("cpu")))
+    by_onnx = sigmoid([exported.logit(exported.run(image)) for image in images])
+    return float(np.abs(by_torch - by_onnx).max())

@@ -1,5 +1,6 @@
 """Out-of-fold predictions of the exported folds, and the operating point that is chosen on them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from strokect.errors import DataError
 from strokect.operating_point import choose_threshold, patient_labels, patient_scores
 from strokect.params import TuneThresholdParams
 from strokect.reporting import Judged
+from strokect.splits import development_rows
 
 Floats = NDArray[np.float64]
 CROSS_FIT_GROUPS = 5
@@ -28,6 +30,7 @@ class OutOfFold:
     logits: Floats  # (n,) mean over the views that ship
     labels: NDArray[np.int64]  # (n,)
     patients: NDArray[np.str_]  # (n,)
+    reference: Floats | None = None  # (n,) logits of the fp32 fold models, where something else ships
 
 
 @dataclass(frozen=True)
@@ -48,18 +51,26 @@ def load_out_of_fold(exports: Path, folds: tuple[int, ...], manifest: pd.DataFra
     views = {tuple(piece["views"].tolist()) for piece in pieces.values()}
     if len(views) != 1:
         raise DataError(f"{exports}: folds were exported with different views {sorted(views)}: run `dvc repro export`")
+    if len({"reference" in piece for piece in pieces.values()}) != 1:
+        raise DataError(
+            f"{exports}: folds were exported in different forms (export.precision, export.student): run `dvc repro export`"
+        )
     rows = np.concatenate([piece["rows"] for piece in pieces.values()])
-    development = np.flatnonzero(split["part"].to_numpy(str) != "test")
-    if not np.array_equal(np.sort(rows), development):
+    if not np.array_equal(np.sort(rows), development_rows(split)):
         raise DataError(f"{exports}: out-of-fold predictions do not cover the development part once each: run `dvc repro export`")
     order = np.argsort(rows)
     rows = rows[order]
+
+    def mean_logits(name: str) -> Floats:
+        return np.concatenate([piece[name].astype(np.float64).mean(axis=1) for piece in pieces.values()])[order]
+
     return OutOfFold(
         rows=rows,
         fold=np.concatenate([np.full(len(piece["rows"]), fold) for fold, piece in pieces.items()])[order],
-        logits=np.concatenate([piece["logits"].astype(np.float64).mean(axis=1) for piece in pieces.values()])[order],
+        logits=mean_logits("logits"),
         labels=manifest["label"].to_numpy(np.int64)[rows],
         patients=manifest["patient"].to_numpy(np.str_)[rows],
+        reference=mean_logits("reference") if "reference" in pieces[folds[0]] else None,
     )
 
 
@@ -108,9 +119,17 @@ def _calibration(
 
 
 def operating_point_json(
-    tuned: Tuned, params: TuneThresholdParams, views: list[str], exports: dict[str, str], group_by: str
+    tuned: Tuned,
+    params: TuneThresholdParams,
+    *,
+    folds: Sequence[int],
+    views: list[str],
+    exports: dict[str, str],
+    group_by: str,
 ) -> dict[str, Any]:
-    """models/operating_point.json; `exports` maps fold → SHA-256 of its model.onnx, which ties the two together."""
+    """models/operating_point.json. `folds` are those it was chosen on; `exports` maps the name of each model that ships to the
+    SHA-256 of its model.onnx, which ties the two together.
+    """
     return {
         "schema": 1,
         "calibration": tuned.calibrator.to_json(),
@@ -125,6 +144,6 @@ def operating_point_json(
         },
         "chosen_on": "out-of-fold predictions of single fold models; empirical, no guarantee",
         "group_by": group_by,
-        "folds": [int(fold) for fold in exports],
+        "folds": list(folds),
         "exports": exports,
     }

@@ -128,12 +128,26 @@ class HnmParams:
 
 
 @dataclass(frozen=True)
+class ToleranceParams:
+    """How much worse than the fp32 fold models a variant may be out-of-fold, absolute, on slices."""
+
+    roc_auc: float
+    ece: float
+    sensitivity: float  # of the cross-fitted decisions
+
+
+@dataclass(frozen=True)
 class ExportParams:
-    """How a fold leaves torch."""
+    """How a fold leaves torch, and what ships."""
 
     views: tuple[Views, ...]
     parity_slices: int
     parity_tolerance: float
+    precision: Literal["fp32", "int8"]
+    calibration_slices: int  # of the training part; int8 only
+    student: str  # none, or the backbone of the one network that ships instead of the folds
+    student_epochs: int
+    tolerance: ToleranceParams
 
 
 @dataclass(frozen=True)
@@ -143,6 +157,20 @@ class TuneThresholdParams:
     goal: str  # f2 | sensitivity >= x
     patient_top_k: int
     calibration: Literal["auto", "none", "temperature", "affine", "isotonic"]
+    resamples: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class SafetyParams:
+    """Out-of-distribution gate and refer band, fitted on development slices only."""
+
+    max_false_reject: float  # share of development slices that all layers of the gate together may reject
+    refer_rate: float  # share of the accepted development slices that is referred
+    mc_samples: int  # Monte Carlo dropout samples
+    outliers: Literal["built_in", "outliers"]  # folder below data/raw with further pictures that must be rejected
+    outliers_per_category: int
+    proxies_per_kind: int  # per fold
     resamples: int
     seed: int
 
@@ -168,6 +196,7 @@ class Params:
     hnm: HnmParams
     export: ExportParams
     tune_threshold: TuneThresholdParams
+    safety: SafetyParams
     evaluate: EvaluateParams
 
 
@@ -257,10 +286,24 @@ def _check_ranges(params: Params, file: str) -> None:
         (p.hnm.weight >= 1, "hnm.weight", "1 or more"),
         (p.hnm.learning_rate > 0, "hnm.learning_rate", "above 0"),
         (p.hnm.epochs >= 1, "hnm.epochs", "1 or more (hnm.enabled: false switches the stage off)"),
-        (len(p.export.views) > 0, "export.views", "at least one view"),
+        (p.export.views[:1] == ("identity",), "export.views", "a list that starts with identity: gate and map use that view"),
         (p.export.parity_slices >= 1, "export.parity_slices", "1 or more"),
+        (p.export.calibration_slices >= 1, "export.calibration_slices", "1 or more"),
+        (p.export.student_epochs >= 1, "export.student_epochs", "1 or more (export.student: none switches the student off)"),
+        (
+            p.export.student == "none" or p.export.student_epochs > p.train.warmup_epochs,
+            "export.student_epochs",
+            "above train.warmup_epochs",
+        ),
+        (min(dataclasses.astuple(p.export.tolerance)) >= 0, "export.tolerance", "0 or more in each figure"),
         (p.tune_threshold.patient_top_k >= 1, "tune_threshold.patient_top_k", "1 or more"),
         (p.tune_threshold.resamples >= 100, "tune_threshold.resamples", "100 or more"),
+        (0 < p.safety.max_false_reject <= 0.2, "safety.max_false_reject", "above 0 and at most 0.2"),
+        (0 <= p.safety.refer_rate <= 0.9, "safety.refer_rate", "between 0 and 0.9"),
+        (2 <= p.safety.mc_samples <= 200, "safety.mc_samples", "between 2 and 200"),
+        (p.safety.outliers_per_category >= 1, "safety.outliers_per_category", "1 or more"),
+        (p.safety.proxies_per_kind >= 1, "safety.proxies_per_kind", "1 or more"),
+        (p.safety.resamples >= 100, "safety.resamples", "100 or more"),
         (p.evaluate.resamples >= 100, "evaluate.resamples", "100 or more"),
     ]
     for holds, key, expected in rules:

@@ -66,17 +66,23 @@ def report(
 
 def notes(part: str, cohort: dict[str, Any], sidecar: dict[str, Any], audit: dict[str, Any]) -> list[str]:
     """What a reader must know before believing a figure."""
-    lines = []
+    lines, student = [], "taught_by" in sidecar
     if part == "oof":
         unit = "patient" if sidecar["group_by"] == "patient" else "slice"
+        shipped = "The service averages all folds; that average has no out-of-fold estimate."
+        if student:
+            shipped = (
+                "What ships is one student taught by all folds on all of these slices; it has no out-of-fold estimate. The fold "
+                "models judged here are students too, each taught by one fold model that did not see what they are judged on."
+            )
         lines.append(
             f"Out-of-fold: each {unit} is judged by the one fold model that was not trained on it, with calibration and "
             "thresholds chosen on other patients (so the confusion matrix is not that of the one threshold shown, which ships). "
-            "ROC AUC and average precision are those of the raw scores. The service averages all folds; that average has no "
-            "out-of-fold estimate."
+            f"ROC AUC and average precision are those of the raw scores. {shipped}"
         )
     else:
-        lines.append("Test part: judged by the exported ensemble with the operating point chosen out-of-fold.")
+        judge = "student" if student else "ensemble"
+        lines.append(f"Test part: judged by the exported {judge} with the operating point chosen out-of-fold.")
     if sidecar["group_by"] == "none":
         lines.append("NOT patient-independent: slices of one patient are in several parts (split.group_by: none).")
     if cohort["labels"] == "shuffled":

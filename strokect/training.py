@@ -28,7 +28,7 @@ class Task:
     """What one fold learns from. Images are (n, C, S, S) uint8; the held-out part is watched, never learned from."""
 
     images: NDArray[np.uint8]
-    labels: NDArray[np.int64]  # (n,)
+    labels: NDArray[np.int64] | NDArray[np.float32]  # (n,) 0 or 1, or a teacher's probability
     weights: NDArray[np.float32]  # (n,) loss weight of each training slice
     held_out_images: NDArray[np.uint8]
     held_out_labels: NDArray[np.int64]
@@ -71,7 +71,10 @@ def class_weights(labels: NDArray[np.int64], balance: bool) -> NDArray[np.float3
 
 
 def slice_loss(logits: Tensor, labels: Tensor, params: TrainParams) -> Tensor:
-    """(B,) loss of each slice: focal (Lin et al. 2017, α left to class balancing) or cross-entropy, labels smoothed."""
+    """(B,) loss of each slice: focal (Lin et al. 2017, α left to class balancing) or cross-entropy, labels smoothed.
+
+    Labels are 0 or 1 or, with cross-entropy, any probability between.
+    """
     target = labels * (1.0 - params.label_smoothing) + 0.5 * params.label_smoothing
     if params.loss == "focal":
         return sigmoid_focal_loss(logits, target, alpha=-1, gamma=params.focal_gamma, reduction="none")
@@ -173,7 +176,9 @@ class Trainer:
         return float(loss.detach()), float(norm)
 
     def _watch(self) -> float:
-        """Log loss of the averaged weights on the held-out part, uncalibrated: for the reader's eye, nothing is chosen by it."""
+        """Log loss of the averaged weights on the held-out part, uncalibrated, NaN without one: nothing is chosen by it."""
+        if not len(self.task.held_out_labels):
+            return math.nan
         logits = predict_logits(self.ema.module, self.task.held_out_images, self.device)
         return float(np.logaddexp(0.0, np.where(self.task.held_out_labels == 1, -logits, logits)).mean())
 

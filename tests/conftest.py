@@ -44,7 +44,7 @@ def tiny_params() -> dict[str, Any]:
     params["model"].update(weights="none")
     params["train"].update(epochs=2, batch_size=16, device="cpu", warmup_epochs=0.5)
     params["hnm"].update(mine_epoch=1)
-    params["export"].update(parity_slices=4)
+    params["export"].update(parity_slices=4, calibration_slices=8, student_epochs=2)
     params["tune_threshold"].update(resamples=100)
     params["evaluate"].update(resamples=100)
     return params
@@ -78,9 +78,12 @@ def run_all() -> None:
     """Every stage up to evaluate, in the current folder."""
     for stage in ("prepare", "audit", "split"):
         run(stage)
-    for stage in ("train_fold", "hnm", "export"):
+    for stage in ("train_fold", "hnm"):
         for fold in TINY_FOLDS:
             run(stage, "--fold", str(fold))
+    run("student")
+    for fold in TINY_FOLDS:
+        run("export", "--fold", str(fold))
     run("tune_threshold")
     run("evaluate")
 
