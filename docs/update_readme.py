@@ -1,10 +1,13 @@
-"""Fill the marked blocks of README.md from the metrics files (`make readme`); tests/test_readme.py checks them."""
+"""Fill README.md's marked blocks and docs/results from the metrics files (`make readme`); tests/test_readme.py checks them."""
 
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 from benchmarks.ct_ich import RESULTS, RUNS
+from docs.safety_page import rejects_table, safety_page
+from docs.serving_page import serving_page, serving_table
 from strokect.errors import DataError, run_stage
 from strokect.files import read_json, write_text
 from strokect.reporting import figure_text
@@ -12,13 +15,32 @@ from strokect.summary import summary
 
 README = Path("README.md")
 PHANTOM = Path("docs/phantom")  # the committed run of `make repro`: a later run in the workspace must not make the README wrong
-SHOWN = ("metrics/evaluate.json", "metrics/bench/pipeline.json", "reports/plots/roc.png")
+SHOWN = ("metrics/evaluate.json", "metrics/safety.json", "metrics/bench/pipeline.json", "reports/plots/roc.png")
 
 
 def blocks() -> dict[str, str]:
     """What each marked block must hold."""
     phantom = f"```text\n{summary(read_json(PHANTOM / 'evaluate.json'))}\n```"
-    return {"phantom": phantom, "ct-ich": ct_ich_table(), "timing": timing()}
+    return {
+        "phantom": phantom,
+        "ct-ich": ct_ich_table(),
+        "timing": timing(),
+        "safety": rejects_table(safety_runs()),
+        "serving": serving_table(read_json(RESULTS / "serve.json")),
+    }
+
+
+def pages() -> dict[Path, str]:
+    """Whole pages that are made of metrics files."""
+    return {
+        RESULTS / "safety.md": safety_page(safety_runs()),
+        RESULTS / "serving.md": serving_page(read_json(RESULTS / "serve.json")),
+    }
+
+
+def safety_runs() -> dict[str, Any]:
+    """metrics/safety.json of the two committed runs."""
+    return {"phantom": read_json(PHANTOM / "safety.json"), "ct_ich": read_json(RESULTS / "ct-ich" / "safety.json")}
 
 
 def ct_ich_table() -> str:
@@ -61,6 +83,8 @@ def main() -> None:
     for source in SHOWN:
         shutil.copyfile(source, PHANTOM / Path(source).name)
     write_text(README, fill(README.read_text(encoding="utf-8")))
+    for path, text in pages().items():
+        write_text(path, text)
 
 
 if __name__ == "__main__":

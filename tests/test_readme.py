@@ -5,13 +5,15 @@ import subprocess
 import pytest
 from conftest import ROOT
 
-from docs.update_readme import README, fill
+from docs.update_readme import README, fill, pages
 
 
 def test_blocks_are_current(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     text = README.read_text(encoding="utf-8")
     assert fill(text) == text, "run `make readme`"
+    for path, content in pages().items():
+        assert path.read_text(encoding="utf-8") == content, f"{path}: run `make readme`"
 
 
 def test_it_says_what_it_is_not() -> None:

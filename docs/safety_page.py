@@ -1,0 +1,100 @@
+"""docs/results/safety.md and the README's table of it, from the two committed metrics/safety.json."""
+
+from typing import Any
+
+from strokect.reporting import figure_text
+
+RUNS = {"phantom": "synthetic phantom (`make repro`)", "ct_ich": "CT-ICH (`profile=ct_ich`)"}
+COMMAND = """\
+make import SOURCE=outliers FROM=/path/to/pictures      # one folder per kind; only if you have some
+dvc exp run -S profile=ct_ich -S safety.outliers=outliers"""
+
+
+def rejects_table(runs: dict[str, dict[str, Any]]) -> str:
+    """Share rejected of each kind of picture, a column per run, and the false rejects below."""
+    names = list(dict.fromkeys(name for run in runs.values() for name in run["outliers"]))
+    lines = ["| rejected | " + " | ".join(RUNS[name] for name in runs) + " |", "|---" * (len(runs) + 1) + "|"]
+    for name in names:
+        cells = []
+        for run in runs.values():
+            entry = run["outliers"].get(name)
+            cells.append(f"{figure_text(entry['rejected'])} of {entry['n']}" if entry else "–")
+        lines.append(f"| {name.replace('_', ' ')} | {' | '.join(cells)} |")
+    for group in runs["phantom"]["false_rejects"]:
+        cells = [f"{figure_text(run['false_rejects'][group])} of {run['false_rejects'][group]['n']}" for run in runs.values()]
+        lines.append(f"| **slices, wrongly: {group}** | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def safety_page(runs: dict[str, dict[str, Any]]) -> str:
+    """The whole page."""
+    lines = [
+        "# What the safety layer refuses",
+        "",
+        "Filled by `make readme` from `docs/phantom/safety.json` and `docs/results/ct-ich/safety.json`, which are the",
+        "`metrics/safety.json` of two runs. 95 % intervals: exact for shares of pictures, patient-clustered for slices.",
+        "",
+        rejects_table(runs),
+        "",
+        "```bash",
+        COMMAND,
+        "```",
+        "",
+    ]
+    for name, run in runs.items():
+        lines += [f"## {RUNS[name]}", "", f"Target: {run['target']}.", "", *_layers(run), "", *_uncertainty(run), ""]
+        if game := run.get("activation_map"):
+            lines += [
+                f"Pointing game out-of-fold: the maximum of the class activation map lies in the lesion on {figure_text(game['hit'])} "
+                f"of {game['n']} slices with a lesion; a point drawn evenly over the head would on {game['chance']:.3f}.",
+                "",
+            ]
+        lines += [*(f"- {note}" for note in run["notes"]), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _layers(run: dict[str, Any]) -> list[str]:
+    gate = run["policy"]["feature_gate"]
+    lines = [
+        f"Feature gate: `{gate['score']}`, chosen on proxy outliers. By layer:",
+        "",
+        "| kind | n | pixel checks | feature gate | AUROC of the gate | FPR at 95 % TPR | reasons |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, entry in run["outliers"].items():
+        alone = entry["feature_gate"]
+        fpr = "–" if alone["fpr_at_95_tpr"] is None else f"{alone['fpr_at_95_tpr']:.2f}"
+        reasons = ", ".join(f"{code} {count}" for code, count in list(entry["by_reason"].items())[:4])
+        cells = [figure_text(entry["rejected_by_pixel_checks"]), figure_text(alone["rejected"]), figure_text(alone["auroc"]), fpr]
+        lines.append(f"| {name} | {entry['n']} | {' | '.join(cells)} | {reasons} |")
+    kinds = run["feature_gate_choice"]
+    scores = sorted(next(iter(kinds.values())))
+    lines += ["", "AUROC on the proxy outliers that the score was chosen on:", ""]
+    lines += ["| proxy | " + " | ".join(scores) + " |", "|---" * (len(scores) + 1) + "|"]
+    lines += [f"| {kind} | " + " | ".join(f"{row[score]:.3f}" for score in scores) + " |" for kind, row in kinds.items()]
+    return lines
+
+
+def _uncertainty(run: dict[str, Any]) -> list[str]:
+    comparison, refer, policy = run["uncertainty"], run["policy"]["refer"], run["policy_out_of_fold"]
+    coverages = list(next(iter(comparison["measures"].values()))["error_rate_at_coverage"])
+    lines = [
+        f"Which uncertainty finds the {comparison['n_errors']} wrong decisions among {comparison['n']} slices (out-of-fold); "
+        f"`{refer['measure']}` above {refer['above']:.4g} refers:",
+        "",
+        f"| measure | AUROC of error detection | AURC (perfect {comparison['perfect_aurc']:.3f}) | "
+        + " | ".join(f"errors at {float(c):.0%}" for c in coverages)
+        + " |",
+        "|---" * (3 + len(coverages)) + "|",
+    ]
+    for name, entry in comparison["measures"].items():
+        rates = " | ".join(f"{entry['error_rate_at_coverage'][c]:.3f}" for c in coverages)
+        lines.append(f"| {name} | {figure_text(entry['error_detection_auroc'])} | {entry['aurc']:.3f} | {rates} |")
+    lines += ["", "The whole policy, out-of-fold, with refer and reject counted in three ways:", ""]
+    lines += ["| counted | sensitivity | specificity | coverage |", "|---|---|---|---|"]
+    words = {"as_errors": "as errors", "to_a_human": "as sent to a human", "answered_only": "left out"}
+    for way, word in words.items():
+        figures = policy[way]
+        coverage = figure_text(figures["coverage"]) if "coverage" in figures else "all"
+        lines.append(f"| {word} | {figure_text(figures['sensitivity'])} | {figure_text(figures['specificity'])} | {coverage} |")
+    return lines

@@ -1,0 +1,50 @@
+"""docs/results/serving.md and the README's table of it, from the JSON that `python -m benchmarks.serve` wrote."""
+
+from typing import Any
+
+
+def serving_table(bench: dict[str, Any]) -> str:
+    """Each target beside what was measured."""
+    settings = bench["settings"]
+    lines = [
+        f"{settings['folds']} folds × {settings['views']} views at {settings['size']} px on {bench['cores']} cores "
+        f"({bench['cpu']}), T = Monte Carlo dropout samples; \"eager\" is the same ensemble in a warm torch loop:",
+        "",
+        "| | target | best | median | |",
+        "|---|---|---|---|---|",
+    ]
+    for row in bench["targets"]:
+        lines.append(f"| {row['name']} | {row['target']} | {row['min']:g} | {row['median']:g} | {'met' if row['met'] else '**missed**'} |")
+    return "\n".join(lines)
+
+
+def serving_page(bench: dict[str, Any]) -> str:
+    """The whole page."""
+    versions = ", ".join(f"{name} {version}" for name, version in bench["versions"].items())
+    lines = [
+        "# Speed of the engine",
+        "",
+        f"`{bench['command']}`, {bench['date']}, {bench['cpu']}, {bench['cores']} cores; {versions}. Rivals take turns in one run;",
+        "ratios count, times are those of this machine. Filled by `make readme` from `docs/results/serve.json`.",
+        "",
+        serving_table(bench),
+        "",
+    ]
+    for name, result in bench["backbones"].items():
+        lines += [f"## {name}", "", "| | value |", "|---|---|"]
+        lines += [f"| {key.replace('_', ' ')} | {_text(value)} |" for key, value in result.items() if key != "ratios"]
+        lines += [""]
+    lines += ["## A fresh process", "", "| | " + " | ".join(bench["fresh_process"]) + " |"]
+    lines += ["|---" * (len(bench["fresh_process"]) + 1) + "|"]
+    for key in next(iter(bench["fresh_process"].values())):
+        lines.append(f"| {key.replace('_', ' ')} | " + " | ".join(_text(run[key]) for run in bench["fresh_process"].values()) + " |")
+    if run := bench["soak"]:
+        lines += ["", f"## {run['answers']} answers of one process", "", "| | value |", "|---|---|"]
+        lines += [f"| {key.replace('_', ' ')} | {_text(value)} |" for key, value in run.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_text(item)}" for key, item in value.items())
+    return f"{value:g}" if isinstance(value, float) else str(value)
