@@ -10,6 +10,7 @@ are minima and medians over the repeats; ratios are the headline.
 import argparse
 import datetime
 import json
+import os
 import platform
 import shutil
 import statistics
@@ -182,6 +183,7 @@ def cpu_name() -> str:
 
 def measure(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     """Everything, into `scratch` and one JSON."""
+    load_before = round(os.getloadavg()[0], 2)  # mean number of processes at work in the last minute; 0 on an idle machine
     small = scratch / "small"
     write_folds(make_networks(SMALL, args.folds, pictures(8, SMALL_SIZE)), small, SMALL_SIZE)
     results = {name: compare(name, scratch / name, small, args) for name in args.backbones}
@@ -196,6 +198,7 @@ def measure(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         "date": datetime.date.today().isoformat(),
         "cpu": cpu_name(),
         "cores": available_cores(),
+        "load_before": load_before,
         "versions": {"python": platform.python_version(), **{name: module.__version__ for name, module in packages.items()}},
         "settings": {key: value for key, value in vars(args).items() if key != "out"},
         "targets": judge(measured),
@@ -207,8 +210,8 @@ def measure(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
 
 def print_table(result: dict[str, Any]) -> None:
     """The targets, one line each, and the soak."""
-    versions = result["versions"]
-    print(f"{result['cpu']}, {result['cores']} cores; torch {versions['torch']}, onnxruntime {versions['onnxruntime']}")
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    print(f"{result['cpu']}, {result['cores']} cores, load before {result['load_before']}; {versions}")
     print(f"{'':<58}{'target':>8}{'best':>9}{'median':>9}")
     for row in result["targets"]:
         mark = "met" if row["met"] else "MISSED"

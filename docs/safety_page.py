@@ -45,8 +45,9 @@ def safety_page(runs: dict[str, dict[str, Any]]) -> str:
         lines += [f"## {RUNS[name]}", "", f"Target: {run['target']}.", "", *_layers(run), "", *_uncertainty(run), ""]
         if game := run.get("activation_map"):
             lines += [
-                f"Pointing game out-of-fold: the maximum of the class activation map lies in the lesion on {figure_text(game['hit'])} "
-                f"of {game['n']} slices with a lesion; a point drawn evenly over the head would on {game['chance']:.3f}.",
+                "Pointing game out-of-fold: the maximum of the class activation map lies in the lesion on "
+                f"{figure_text(game['hit'])} of {game['n']} slices with a lesion; a point drawn evenly over the head would on "
+                f"{game['chance']:.3f}.",
                 "",
             ]
         lines += [*(f"- {note}" for note in run["notes"]), ""]
@@ -63,9 +64,9 @@ def _layers(run: dict[str, Any]) -> list[str]:
     ]
     for name, entry in run["outliers"].items():
         alone = entry["feature_gate"]
-        fpr = "–" if alone["fpr_at_95_tpr"] is None else f"{alone['fpr_at_95_tpr']:.2f}"
         reasons = ", ".join(f"{code} {count}" for code, count in list(entry["by_reason"].items())[:4])
-        cells = [figure_text(entry["rejected_by_pixel_checks"]), figure_text(alone["rejected"]), figure_text(alone["auroc"]), fpr]
+        cells = [figure_text(entry["rejected_by_pixel_checks"])]
+        cells += [figure_text(alone[figure]) for figure in ("rejected", "auroc", "fpr_at_95_tpr")]
         lines.append(f"| {name} | {entry['n']} | {' | '.join(cells)} | {reasons} |")
     kinds = run["feature_gate_choice"]
     scores = sorted(next(iter(kinds.values())))

@@ -8,13 +8,14 @@ def serving_table(bench: dict[str, Any]) -> str:
     settings = bench["settings"]
     lines = [
         f"{settings['folds']} folds × {settings['views']} views at {settings['size']} px on {bench['cores']} cores "
-        f"({bench['cpu']}), T = Monte Carlo dropout samples; \"eager\" is the same ensemble in a warm torch loop:",
+        f'({bench["cpu"]}), T = Monte Carlo dropout samples; "eager" is the same ensemble in a warm torch loop:',
         "",
         "| | target | best | median | |",
         "|---|---|---|---|---|",
     ]
     for row in bench["targets"]:
-        lines.append(f"| {row['name']} | {row['target']} | {row['min']:g} | {row['median']:g} | {'met' if row['met'] else '**missed**'} |")
+        mark = "met" if row["met"] else "**missed**"
+        lines.append(f"| {row['name']} | {row['target']} | {row['min']:g} | {row['median']:g} | {mark} |")
     return "\n".join(lines)
 
 
@@ -24,8 +25,9 @@ def serving_page(bench: dict[str, Any]) -> str:
     lines = [
         "# Speed of the engine",
         "",
-        f"`{bench['command']}`, {bench['date']}, {bench['cpu']}, {bench['cores']} cores; {versions}. Rivals take turns in one run;",
-        "ratios count, times are those of this machine. Filled by `make readme` from `docs/results/serve.json`.",
+        f"`{bench['command']}`, {bench['date']}, {bench['cpu']}, {bench['cores']} cores; {versions}.",
+        "Rivals take turns in one run; ratios count, times are those of this machine.",
+        "Filled by `make readme` from `docs/results/serve.json`.",
         "",
         serving_table(bench),
         "",
@@ -37,7 +39,9 @@ def serving_page(bench: dict[str, Any]) -> str:
     lines += ["## A fresh process", "", "| | " + " | ".join(bench["fresh_process"]) + " |"]
     lines += ["|---" * (len(bench["fresh_process"]) + 1) + "|"]
     for key in next(iter(bench["fresh_process"].values())):
-        lines.append(f"| {key.replace('_', ' ')} | " + " | ".join(_text(run[key]) for run in bench["fresh_process"].values()) + " |")
+        lines.append(
+            f"| {key.replace('_', ' ')} | " + " | ".join(_text(run[key]) for run in bench["fresh_process"].values()) + " |"
+        )
     if run := bench["soak"]:
         lines += ["", f"## {run['answers']} answers of one process", "", "| | value |", "|---|---|"]
         lines += [f"| {key.replace('_', ' ')} | {_text(value)} |" for key, value in run.items()]

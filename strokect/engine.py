@@ -4,7 +4,9 @@ Parallel over jobs beats parallel inside operators on a CPU, and a batch of one 
 neighbours. Imports neither torch nor timm.
 """
 
+import functools
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +17,6 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from strokect.calibration import Calibrator
 from strokect.errors import DeadlineError, ReleaseError
 from strokect.sidecar import read_sidecar
 from strokect.views import VIEWS, make_views
@@ -39,6 +40,11 @@ class FoldModel:
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        # One arena for all sessions, nothing planned per session: five B3 folds hold 0.7 GB instead of 1.3, at the same speed.
+        options.enable_mem_pattern = False
+        options.add_session_config_entry("session.use_env_allocators", "1")
+        with _ARENA_LOCK:  # models are loaded by several threads
+            _share_arena()
         try:
             # Bytes, not a path: the graph then cannot pull in external data from beside the file.
             graph = (folder / "model.onnx").read_bytes()
@@ -67,6 +73,17 @@ class FoldModel:
     def logit(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Pooled features (..., F) → logit of "stroke" (...), dropout off."""
         return features @ self.weight + self.bias
+
+
+_ARENA_LOCK = threading.Lock()
+
+
+@functools.cache
+def _share_arena() -> None:
+    """Register the arena that sessions with `session.use_env_allocators` take their activations from."""
+    info = onnxruntime.OrtMemoryInfo("Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT)
+    # No limit, grown by what is asked for (1) instead of to the next power of two, the rest as it is by default (-1).
+    onnxruntime.create_and_register_allocator(info, onnxruntime.OrtArenaCfg(0, 1, -1, -1))
 
 
 def activation_map(feature_map: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -157,16 +174,3 @@ def check_views(views: Sequence[str]) -> None:
     unknown = [name for name in views if name not in VIEWS]
     if unknown or not views or views[0] != "identity":
         raise ReleaseError(f"views {list(views)}: expected identity first, then any of {', '.join(VIEWS)}")
-
-
-def fold_probabilities(
-    models: Sequence[FoldModel],
-    calibrator: Calibrator,
-    images: NDArray[np.uint8],
-    views: Sequence[str],
-    progress: Callable[[int], object] = lambda done: None,
-) -> NDArray[np.float64]:
-    """Images (n, C, S, S) uint8 → calibrated probability (folds, n): views are averaged as logits, then calibrated."""
-    return np.stack(
-        [calibrator(score_slices(model, images, views, progress).logits.astype(np.float64).mean(axis=1)) for model in models]
-    )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -50,9 +51,18 @@ def export_fold(net: FoldNet, folder: Path, *, channels: int, size: int) -> None
             external_data=False,
             verbose=False,
         )
+        path.write_bytes(without_metadata(onnx.load(path)).SerializeToString(deterministic=True))
     with atomic_path(folder / "head.npz") as path:
         weight = net.head.weight.detach().numpy()[0]
         np.savez(path, weight=weight, bias=net.head.bias.detach().numpy()[0], dropout=np.float32(net.dropout.p))
+
+
+def without_metadata(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without torch's notes, which hold stack traces: the file must not say, nor depend on, where it was made."""
+    graph = model.graph
+    for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        part.ClearField("metadata_props")
+    return model
 
 
 def export_model(

@@ -62,7 +62,7 @@ def category(
     """One category of metrics/safety.json; `inside` (m,) are the out-of-fold gate scores of slices of `patients` (m,).
 
     `rejected` is by all layers as the service has them, `feature_gate` is that layer alone. Intervals of shares are
-    Clopper–Pearson's and take the pictures as independent; those of the AUROC resample patients and pictures.
+    Clopper–Pearson's and take the pictures as independent; those of AUROC and FPR resample patients and pictures.
     """
     n = len(objections)
     by_reason: dict[str, int] = {}
@@ -76,8 +76,7 @@ def category(
         "rejected_by_pixel_checks": share(sum(any(flag != UNLIKE for flag in flags) for flags in objections), n),
         "feature_gate": {
             "rejected": share(by_reason.get(UNLIKE, 0), n),
-            "auroc": _auroc(inside, patients, known, resamples, seed),
-            "fpr_at_95_tpr": _fpr95(inside, known),
+            **_compare(inside, patients, known, resamples, seed),
         },
         "by_reason": dict(sorted(by_reason.items(), key=lambda item: (-item[1], item[0]))),
     }
@@ -92,19 +91,29 @@ def share(k: int, n: int) -> dict[str, Any]:
     return {"value": k / n, "ci95": [low, high]}
 
 
-def _auroc(inside: Floats, patients: NDArray[np.str_], outside: Floats, resamples: int, seed: int) -> dict[str, Any]:
+def _compare(inside: Floats, patients: NDArray[np.str_], outside: Floats, resamples: int, seed: int) -> dict[str, Any]:
+    """AUROC, and FPR at 95 % TPR: the share of outliers that a gate accepting 95 % of the slices would accept."""
     if not len(outside):
-        return {"value": None, "ci95": None}
+        return {name: {"value": None, "ci95": None} for name in ("auroc", "fpr_at_95_tpr")}
     labels = np.repeat([0, 1], [len(inside), len(outside)])
     units = np.concatenate([np.char.add("in ", patients), np.char.add("out ", np.arange(len(outside)).astype(str))])
     scores = np.concatenate([inside, outside])
     counts, index = bootstrap_weights(units, resamples, seed)
-    return estimate(lambda w: roc_auc(labels, scores, w), counts, index)
+    return {
+        "auroc": estimate(lambda w: roc_auc(labels, scores, w), counts, index),
+        "fpr_at_95_tpr": estimate(lambda w: fpr_at_95_tpr(labels, scores, w), counts, index),
+    }
 
 
-def _fpr95(inside: Floats, outside: Floats) -> float | None:
-    """Share of the outliers that a gate accepting 95 % of the slices would accept."""
-    return float((outside <= np.quantile(inside, 0.95)).mean()) if len(outside) else None
+def fpr_at_95_tpr(labels: NDArray[np.int64], scores: Floats, weights: Floats) -> Floats:
+    """Share of the outliers (label 1) that score no higher than 95 % of the slices (label 0) do; weights (R, n) → (R,)."""
+    inside, outside = np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)
+    inside = inside[np.argsort(scores[inside], kind="stable")]
+    reached = np.cumsum(weights[:, inside], axis=1)
+    limit = scores[inside][np.argmax(reached >= 0.95 * reached[:, -1:], axis=1)]  # (R,)
+    w = weights[:, outside]
+    with np.errstate(invalid="ignore"):
+        return np.asarray((w * (scores[outside] <= limit[:, None])).sum(1) / w.sum(1))
 
 
 def false_rejects(

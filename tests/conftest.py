@@ -46,6 +46,8 @@ def tiny_params() -> dict[str, Any]:
     params["hnm"].update(mine_epoch=1)
     params["export"].update(parity_slices=4, calibration_slices=8, student_epochs=2)
     params["tune_threshold"].update(resamples=100)
+    # Limits of 16 patients are coarse: one odd slice of the untrained model is more than 2 %.
+    params["safety"].update(max_false_reject=0.1, outliers_per_category=4, proxies_per_kind=2, resamples=100)
     params["evaluate"].update(resamples=100)
     return params
 
@@ -53,7 +55,8 @@ def tiny_params() -> dict[str, Any]:
 @contextlib.contextmanager
 def workspace(folder: Path, params: dict[str, Any]) -> Iterator[Path]:
     """Run stages in `folder` as in a repository root; relative paths resolve there until the block ends."""
-    (folder / "data/raw/phantom").mkdir(parents=True, exist_ok=True)
+    for name in ("phantom", "built_in"):
+        (folder / "data/raw" / name).mkdir(parents=True, exist_ok=True)
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     shutil.copy(ROOT / "bentofile.yaml", folder)
     before = Path.cwd()
@@ -84,8 +87,8 @@ def run_all() -> None:
     run("student")
     for fold in TINY_FOLDS:
         run("export", "--fold", str(fold))
-    run("tune_threshold")
-    run("evaluate")
+    for stage in ("tune_threshold", "safety", "evaluate"):
+        run(stage)
 
 
 @pytest.fixture(scope="session")

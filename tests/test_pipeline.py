@@ -11,13 +11,16 @@ import torch
 from conftest import ROOT, TINY_FOLDS, run_all, tiny_params, workspace
 
 from strokect.calibration import Calibrator
-from strokect.engine import FoldModel, fold_probabilities, score_slices
-from strokect.errors import TrainingError
-from strokect.files import read_json
+from strokect.engine import FoldModel, score_slices
+from strokect.errors import ReleaseError, TrainingError
+from strokect.feature_gate import load_gate
+from strokect.files import read_json, sha256_file, write_json
+from strokect.judge import load_judge
 from strokect.manifest import load_prepared
 from strokect.network import load_network, predict_logits
 from strokect.onnx_export import check_parity
 from strokect.operating_point import patient_scores
+from strokect.policy import read_policy
 from strokect.splits import held_out_rows, read_split, rows_of_test_part, training_rows
 
 FIGURES = {"roc_auc", "average_precision", "accuracy", "sensitivity", "specificity", "f2", "ece", "brier"}
@@ -115,8 +118,7 @@ def test_evaluate_judges_with_the_shipped_ensemble_and_operating_point(pipeline:
             logits = [model.logit(model.run(np.ascontiguousarray(view))) for view in (image, image[..., ::-1])]
             folds.append(calibrate(np.float64(np.mean(logits))))
         by_hand.append(np.mean(folds))
-    probability = fold_probabilities(models, calibrate, prepared.images[rows], point["views"]).mean(axis=0)
-    np.testing.assert_allclose(probability, by_hand, atol=1e-5)
+    probability = np.array(by_hand)
     metrics = read_json(pipeline / "metrics/evaluate.json")
     labels = prepared.labels[rows]
     called = probability >= point["slice"]["threshold"]
@@ -126,6 +128,53 @@ def test_evaluate_judges_with_the_shipped_ensemble_and_operating_point(pipeline:
     assert metrics["patient"]["confusion_matrix"]["fp"] + metrics["patient"]["confusion_matrix"]["tp"] == int(
         (scores >= point["patient"]["threshold"]).sum()
     )
+
+
+def test_evaluate_counts_what_the_policy_sends_to_a_human(pipeline: Path) -> None:
+    metrics = read_json(pipeline / "metrics/evaluate.json")
+    counts = metrics["policy"]["counts"]
+    assert sum(sum(row.values()) for row in counts.values()) == metrics["n_slices"]
+    assert sum(counts["stroke"].values()) == metrics["slice"]["n_positive"]
+    answered = sum(row[word] for row in counts.values() for word in ("stroke", "normal"))
+    assert metrics["policy"]["answered_only"]["coverage"]["value"] == pytest.approx(answered / metrics["n_slices"])
+
+
+def test_the_safety_layer_is_fitted_on_development_slices_by_the_fold_that_holds_them_out(pipeline: Path) -> None:
+    metrics, point = read_json(pipeline / "metrics/safety.json"), read_json(pipeline / "models/operating_point.json")
+    oof = pd.read_csv(pipeline / "models/oof.csv")
+    assert metrics["false_rejects"]["all"]["n"] == metrics["uncertainty"]["n"] == len(oof)
+    assert metrics["false_rejects"]["stroke"]["n"] == oof["label"].sum()
+    policy = read_policy(pipeline / "models/safety/policy.json")
+    assert policy.models == tuple(point["exports"]) and policy.threshold == point["slice"]["threshold"]
+    assert policy.operating_point_sha256 == sha256_file(pipeline / "models/operating_point.json")
+    # The limit again, by hand: every held-out slice by the gate of its own fold.
+    scores = []
+    for fold in TINY_FOLDS:
+        gate = load_gate(pipeline / f"models/safety/gates/{fold}.npz", 1280)
+        scores.append(gate(np.load(pipeline / f"models/export/{fold}/oof.npz")["features"][:, 0]))
+    rejected = (np.concatenate(scores) > policy.gate_threshold).mean()
+    assert rejected <= metrics["max_false_reject"]
+
+
+def test_every_kind_of_outlier_is_judged_by_what_ships(pipeline: Path) -> None:
+    metrics = read_json(pipeline / "metrics/safety.json")
+    kinds = {"colour_photo", "grey_photo", "blank", "noise", "inverted", "bone_window", "overlay", "cropped_half", "extreme_jpeg"}
+    assert kinds | {"burned_in_text", "screenshot_with_borders"} == set(metrics["outliers"])  # the cohort is the phantom itself
+    for name in ("colour_photo", "blank", "overlay"):
+        assert metrics["outliers"][name]["rejected"]["value"] == 1.0, name
+    assert not kinds & set(metrics["feature_gate_choice"])  # chosen on other kinds
+    game = metrics["activation_map"]
+    assert game["n"] == sum(pd.read_csv(pipeline / "models/oof.csv")["label"]) and 0 < game["chance"] < 0.3
+
+
+def test_the_judge_of_the_pipeline_refuses_gates_of_another_score(pipeline: Path, tmp_path: Path) -> None:
+    safety = Path(shutil.copytree(pipeline / "models/safety", tmp_path / "safety"))
+    policy = read_json(safety / "policy.json")
+    other = "knn" if policy["feature_gate"]["score"] != "knn" else "vim"
+    write_json(safety / "policy.json", policy | {"feature_gate": policy["feature_gate"] | {"score": other}})
+    folders = {str(fold): pipeline / f"models/export/{fold}" for fold in TINY_FOLDS}
+    with pytest.raises(ReleaseError, match=f"scores by .*, policy.json by {other}"):
+        load_judge(folders, ["identity"], Calibrator("none"), safety)
 
 
 def test_every_plot_is_there_as_points_and_as_picture(pipeline: Path) -> None:
@@ -141,8 +190,6 @@ def test_every_plot_is_there_as_points_and_as_picture(pipeline: Path) -> None:
 
 
 def test_operating_point_belongs_to_these_exports(pipeline: Path) -> None:
-    from strokect.files import sha256_file
-
     point = json.loads((pipeline / "models/operating_point.json").read_text())
     assert point["exports"] == {str(f): sha256_file(pipeline / f"models/export/{f}/model.onnx") for f in TINY_FOLDS}
 

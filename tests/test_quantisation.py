@@ -32,7 +32,7 @@ def images() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def floating(tmp_path_factory: pytest.TempPathFactory, images: np.ndarray) -> Path:
-    """An exported EfficientNet-Lite0 with ImageNet weights and a head along which the slices differ most, as a trained one has."""
+    """An exported EfficientNet-Lite0 with ImageNet weights and a head along which slices differ most, as a trained one has."""
     folder = tmp_path_factory.mktemp("float")
     net = build_network("tf_efficientnet_lite0", "package", 0.2).eval()
     with torch.inference_mode():
@@ -62,6 +62,11 @@ def test_int8_is_small_close_and_the_same_every_time(floating: Path, images: np.
     assert quantised.dropout == plain.dropout
     features, activation = quantised.run_with_map(others[0])
     assert activation.sum() == pytest.approx(quantised.logit(features) - quantised.bias, abs=1e-3)
+
+
+def test_a_model_does_not_say_where_it_was_made(floating: Path) -> None:
+    content = (floating / "model.onnx").read_bytes()
+    assert b".py" not in content and str(Path(torch.__file__).parent).encode() not in content
 
 
 def test_weights_keep_seven_bits_so_that_avx2_does_not_saturate(floating: Path, images: np.ndarray, tmp_path: Path) -> None:

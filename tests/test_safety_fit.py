@@ -18,7 +18,7 @@ from strokect.safety_fit import (
     series_share,
     uncertainties,
 )
-from strokect.safety_report import false_rejects, pointing_game, position_thirds, share
+from strokect.safety_report import category, false_rejects, fpr_at_95_tpr, pointing_game, position_thirds, share
 
 
 def make_scored(n: int = 600, seed: int = 0, **changes: np.ndarray) -> Scored:
@@ -160,3 +160,26 @@ def test_pointing_game_worked_example() -> None:
     hit[0, 0] = miss[1, 1] = 1.0
     game = pointing_game([hit, miss], masks, head)
     assert (game["n"], game["hit"]["value"], game["chance"]) == (2, 0.5, 0.25)
+
+
+def test_fpr_at_95_tpr_worked_example() -> None:
+    inside, outside = np.arange(1.0, 101.0), np.array([50.0, 95.0, 96.0, np.inf])
+    labels, scores = np.repeat([0, 1], [100, 4]), np.concatenate([inside, outside])
+    even, first_counts = np.ones((1, 104)), np.r_[np.full(100, 1.0), 3.0, 1.0, 0.0, 0.0][None]
+    assert fpr_at_95_tpr(labels, scores, even).tolist() == [0.5]  # 95 of 100 slices score at most 95
+    assert fpr_at_95_tpr(labels, scores, first_counts).tolist() == [1.0]
+
+
+def test_a_category_counts_each_layer() -> None:
+    rng = np.random.default_rng(0)
+    inside, patients = rng.normal(size=200), np.repeat([f"p{i}" for i in range(20)], 10)
+    objections = [["unlike_training"], ["colour", "unlike_training"], ["colour"], [], ["unreadable"]]
+    scores = np.array([9.0, 8.0, 0.0, 0.5, np.nan])
+    entry = category(scores, objections, inside, patients, resamples=100, seed=0)
+    assert entry["n"] == 5 and entry["rejected"]["value"] == 0.8 and entry["rejected_by_pixel_checks"]["value"] == 0.6
+    assert entry["feature_gate"]["rejected"]["value"] == 0.4
+    assert entry["by_reason"] == {"colour": 2, "unlike_training": 2, "unreadable": 1}
+    labels = np.repeat([0, 1], [200, 4])
+    assert entry["feature_gate"]["auroc"]["value"] == pytest.approx(roc_auc_score(labels, np.r_[inside, scores[:4]]))
+    nothing = category(np.full(1, np.nan), [["unreadable"]], inside, patients, resamples=100, seed=0)
+    assert nothing["rejected"]["value"] == 1.0 and nothing["feature_gate"]["auroc"] == {"value": None, "ci95": None}

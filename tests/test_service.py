@@ -4,6 +4,7 @@ import json
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -208,8 +209,11 @@ def test_nothing_personal_is_logged(server: Server) -> None:
     predict(server, b"garbage")
     requests.get(f"{server.url}/predict/{NAME}", timeout=30)
     requests.post(f"{server.url}/{NAME}", data=b"x", headers={"Content-Type": f"image/png; name={NAME}"}, timeout=30)
-    log = server.log.read_text()
-    assert f"{predict(server, PNG).json()['request_id']}: POST /predict 200" in server.log.read_text()
+    line = f"{predict(server, PNG).json()['request_id']}: POST /predict 200"
+    deadline = time.monotonic() + 10  # the line is written after the answer has gone out
+    while line not in (log := server.log.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert line in log
     assert "GET (unknown) 404" in log and "Mustermann" not in log and "Traceback" not in log
 
 

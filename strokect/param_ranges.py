@@ -1,0 +1,74 @@
+"""Values of params.yaml that type-check but cannot work; each rule says what would."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from strokect.errors import ParamsError
+from strokect.operating_point import parse_goal
+
+if TYPE_CHECKING:
+    from strokect.params import Params
+
+
+def check_ranges(params: Params, file: str) -> None:
+    """Raise ParamsError naming file, key, value and what it must be."""
+    parse_goal(params.tune_threshold.goal)
+    p = params
+    rules = [
+        (not (p.evaluate.open_test is True and p.split.test_fraction == 0), "evaluate.open_test", "false without a test part"),
+        (
+            not set(p.data.folder.positive) & set(p.data.folder.negative),
+            "data.folder.positive",
+            "apart from data.folder.negative",
+        ),
+        (32 <= p.data.image_size <= 1024, "data.image_size", "between 32 and 1024"),
+        (p.data.max_unreadable >= 0, "data.max_unreadable", "0 or more"),
+        (p.data.phantom.patients >= 1, "data.phantom.patients", "1 or more"),
+        (p.data.phantom.slices >= 4, "data.phantom.slices", "4 or more"),
+        (0 <= p.split.test_fraction < 0.9, "split.test_fraction", "at least 0 and below 0.9"),
+        (len(p.split.folds) >= 2, "split.folds", "a list of at least 2 folds"),
+        (p.split.folds == tuple(range(len(p.split.folds))), "split.folds", "0, 1, 2, … in order"),
+        (0 <= p.model.dropout < 1, "model.dropout", "at least 0 and below 1"),
+        (p.train.epochs >= 1, "train.epochs", "1 or more"),
+        (p.train.batch_size >= 2, "train.batch_size", "2 or more"),
+        (p.train.learning_rate > 0, "train.learning_rate", "above 0"),
+        (0 <= p.train.warmup_epochs < p.train.epochs, "train.warmup_epochs", "at least 0 and below train.epochs"),
+        (p.train.weight_decay >= 0, "train.weight_decay", "0 or more"),
+        (p.train.focal_gamma >= 0, "train.focal_gamma", "0 or more"),
+        (0 <= p.train.label_smoothing < 0.5, "train.label_smoothing", "at least 0 and below 0.5"),
+        (0 <= p.train.ema_decay < 1, "train.ema_decay", "at least 0 and below 1"),
+        (p.train.clip_norm > 0, "train.clip_norm", "above 0"),
+        (1 <= p.hnm.mine_epoch <= p.train.epochs, "hnm.mine_epoch", "between 1 and train.epochs"),
+        (0 <= p.hnm.negative_fraction <= 1, "hnm.negative_fraction", "between 0 and 1"),
+        (0 <= p.hnm.positive_fraction <= 1, "hnm.positive_fraction", "between 0 and 1"),
+        (p.hnm.weight >= 1, "hnm.weight", "1 or more"),
+        (p.hnm.learning_rate > 0, "hnm.learning_rate", "above 0"),
+        (p.hnm.epochs >= 1, "hnm.epochs", "1 or more (hnm.enabled: false switches the stage off)"),
+        (p.export.views[:1] == ("identity",), "export.views", "a list that starts with identity: gate and map use that view"),
+        (p.export.parity_slices >= 1, "export.parity_slices", "1 or more"),
+        (p.export.calibration_slices >= 1, "export.calibration_slices", "1 or more"),
+        (p.export.student_epochs >= 1, "export.student_epochs", "1 or more (export.student: none switches the student off)"),
+        (
+            p.export.student == "none" or p.export.student_epochs > p.train.warmup_epochs,
+            "export.student_epochs",
+            "above train.warmup_epochs",
+        ),
+        (min(dataclasses.astuple(p.export.tolerance)) >= 0, "export.tolerance", "0 or more in each figure"),
+        (p.tune_threshold.patient_top_k >= 1, "tune_threshold.patient_top_k", "1 or more"),
+        (p.tune_threshold.resamples >= 100, "tune_threshold.resamples", "100 or more"),
+        (0 < p.safety.max_false_reject <= 0.2, "safety.max_false_reject", "above 0 and at most 0.2"),
+        (0 <= p.safety.refer_rate <= 0.9, "safety.refer_rate", "between 0 and 0.9"),
+        (2 <= p.safety.mc_samples <= 200, "safety.mc_samples", "between 2 and 200"),
+        (p.safety.outliers_per_category >= 1, "safety.outliers_per_category", "1 or more"),
+        (p.safety.proxies_per_kind >= 1, "safety.proxies_per_kind", "1 or more"),
+        (p.safety.resamples >= 100, "safety.resamples", "100 or more"),
+        (p.evaluate.resamples >= 100, "evaluate.resamples", "100 or more"),
+    ]
+    for holds, key, expected in rules:
+        if not holds:
+            value: Any = p
+            for part in key.split("."):
+                value = getattr(value, part)
+            raise ParamsError(f"{file}: {key} is {value!r}; it must be {expected}")
