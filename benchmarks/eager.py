@@ -5,16 +5,21 @@ as one batch where that is faster.
 """
 
 import copy
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from strokect.network import FoldNet, build_network
+from strokect.files import write_json
+from strokect.network import FoldNet, build_network, describe_network
+from strokect.onnx_export import export_fold
 from strokect.views import make_views
 
 DROPOUT = 0.3
@@ -40,8 +45,23 @@ def make_networks(backbone: str, folds: int, images: NDArray[np.uint8]) -> list[
         net.train()(torch.from_numpy(images))
     nets = [copy.deepcopy(net.eval()) for _ in range(folds)]
     for fold in nets:
-        nn.init.normal_(fold.head.weight, std=0.1)
+        nn.init.normal_(fold.head.weight, std=fold.head.in_features**-0.5)  # logits of order one
     return nets
+
+
+def write_folds(nets: Sequence[FoldNet], folder: Path, size: int) -> None:
+    """Export networks that differ in their heads only into `folder`/0, 1, …"""
+    sidecar = {"schema": 1, "image_size": size, "channels": 1, "classes": ["normal", "stroke"], "target": "none"}
+    for k, net in enumerate(nets):
+        fold = folder / str(k)
+        fold.mkdir(parents=True)
+        write_json(fold / "model.json", {**sidecar, **describe_network(net)})
+        if k == 0:
+            export_fold(net, fold, channels=1, size=size)
+        else:
+            shutil.copyfile(folder / "0" / "model.onnx", fold / "model.onnx")
+            weight, bias = net.head.weight.detach().numpy()[0], net.head.bias.detach().numpy()[0]
+            np.savez(fold / "head.npz", weight=weight, bias=bias, dropout=np.float32(net.dropout.p))
 
 
 @dataclass(frozen=True)
@@ -57,11 +77,6 @@ class Eager:
     def name(self) -> str:
         """What the table calls this form."""
         return f"{self.format}, {'views as one batch' if self.batched else 'view by view'}"
-
-    def prepare(self) -> None:
-        """Bring the weights into this form's memory format."""
-        for net in self.nets:
-            net.to(memory_format=FORMATS[self.format])
 
     def run(self, image: NDArray[np.uint8], samples: int) -> Tensor:
         """(1, S, S) uint8 → logits (K, T, V): one pass with dropout off for T = 1, else T full passes with it on."""
@@ -79,18 +94,23 @@ class Eager:
         return torch.stack(logits).unflatten(0, (len(self.nets), samples))
 
 
-def fastest(nets: Sequence[FoldNet], views: Sequence[str], image: NDArray[np.uint8]) -> tuple[Eager, dict[str, float]]:
-    """The fastest form of the eager loop at T = 1 and the seconds of each, the better of two warm runs."""
-    forms = [Eager(nets, views, format, batched) for format in FORMATS for batched in (False, True)]
-    took: dict[str, float] = {}
-    for form in forms:
-        form.prepare()
-        form.run(image, 1)
-        took[form.name] = min(seconds(lambda form=form: form.run(image, 1)) for _ in range(2))  # type: ignore[misc]
-    best = min(forms, key=lambda form: took[form.name])
-    best.prepare()
-    best.run(image, 1)
-    return best, {name: round(value, 3) for name, value in took.items()}
+def eager_forms(nets: Sequence[FoldNet], views: Sequence[str]) -> list[Eager]:
+    """Every form of the loop, each with its own copy of the weights; the first is how it is commonly written."""
+    return [
+        Eager([copy.deepcopy(net).to(memory_format=layout) for net in nets], views, format, batched)
+        for format, layout in FORMATS.items()
+        for batched in (False, True)
+    ]
+
+
+def race(forms: Sequence[Eager], image: NDArray[np.uint8], rounds: int = 3) -> list[float]:
+    """Seconds of each form at T = 1: the best of `rounds`, in turns, after a warm-up."""
+    best = [float("inf")] * len(forms)
+    for turn in range(rounds + 1):
+        for i, form in enumerate(forms):
+            took = seconds(partial(form.run, image, 1))
+            best[i] = min(best[i], took) if turn else best[i]
+    return best
 
 
 def count_macs(net: nn.Module, example: Tensor) -> int:

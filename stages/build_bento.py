@@ -38,6 +38,7 @@ SERVING_MODULES = (
     "predictor",
     "release",
     "self_test",
+    "shipping",
     "sidecar",
     "slices",
     "uncertainty",

@@ -26,6 +26,8 @@ from strokect.sources import raw_pictures
 from strokect.splits import SPLIT, read_split, rows_of_test_part
 
 OPENINGS = Path("metrics/test_openings.csv")
+POINT = Path("models/operating_point.json")
+SAFETY = Path("models/safety")
 
 
 def evaluate_test(
@@ -85,19 +87,19 @@ def main() -> None:
     params = load_params()
     prepared = load_prepared()
     test = rows_of_test_part(read_split(SPLIT, prepared.manifest))
-    point = read_json("models/operating_point.json")
+    point = read_json(POINT)
     oof = pd.read_csv("models/oof.csv", dtype={"file": str, "patient": str})
     parts = [Scored("oof", *(oof[name].to_numpy() for name in ("label", "probability", "ranking", "decision")))]
     metrics = read_json("metrics/oof.json") | {"policy": read_json("metrics/safety.json")["policy_out_of_fold"]}
     if len(test) and opens_test(params.evaluate, prepared.cohort):
         folders = dict(zip(point["exports"], shipped_folders(point), strict=True))
-        judge = load_judge(folders, point["views"], Calibrator.from_json(point["calibration"]), Path("models/safety"))
+        judge = load_judge(folders, point["views"], Calibrator.from_json(point["calibration"]), SAFETY, POINT)
         pictures = raw_pictures(params.data, list(prepared.manifest["file"].iloc[test]))
         audit = read_json("metrics/audit.json")
         metrics, scored = evaluate_test(prepared, test, judge, pictures, point, audit, params.evaluate)
         parts.append(scored)
-        # The operating point holds the hashes of the folds: another threshold on the same folds is another model.
-        model = sha256_file("models/operating_point.json")[:12]
+        # The policy holds the hashes of models, gates and operating point: another limit on the same folds is another model.
+        model = sha256_file(SAFETY / "policy.json")[:12]
         record_opening(OPENINGS, model, prepared.cohort, metrics)
     write_json("metrics/evaluate.json", metrics)
 

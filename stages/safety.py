@@ -13,11 +13,11 @@ from tqdm import tqdm
 from strokect import safety_fit
 from strokect.calibration import Calibrator
 from strokect.engine import available_cores
-from strokect.errors import run_stage
+from strokect.errors import DataError, run_stage
 from strokect.feature_gate import save_gate
 from strokect.files import atomic_folder, read_json, sha256_file, write_json
 from strokect.gate_fit import choose_gate, dropout_spread, fit_gates, held_out_scores, shipped_gates
-from strokect.judge import load_judge
+from strokect.judge import load_judge, model_hashes
 from strokect.manifest import load_prepared
 from strokect.outliers import evaluation_outliers, phantom_pictures
 from strokect.params import SafetyParams, load_params
@@ -26,7 +26,7 @@ from strokect.policy import Policy
 from strokect.safety_report import pointing_game_out_of_fold, safety_metrics, summary_table
 from strokect.shipping import shipped_folders
 from strokect.slices import Picture
-from strokect.sources import raw_pictures
+from strokect.sources import is_no_picture, raw_pictures
 from strokect.splits import SPLIT, development_rows, read_split
 
 POINT = Path("models/operating_point.json")
@@ -49,19 +49,22 @@ def outlier_pictures(params: SafetyParams, synthetic: bool, pictures: list[Calla
     if not synthetic:
         outliers["phantom"] = phantom_pictures(rng, params.outliers_per_category)
     for folder in sorted(path for path in (Path("data/raw") / params.outliers).iterdir() if path.is_dir()):
-        outliers[folder.name] = [path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()]
+        if folder.name in outliers:
+            raise DataError(f"{folder}: {folder.name!r} is the name of a built-in category; rename the folder")
+        files = sorted(path for path in folder.rglob("*") if path.is_file() and not is_no_picture(path))
+        outliers[folder.name] = [path.read_bytes() for path in files]
     return outliers
 
 
 def make_policy(
-    scored: safety_fit.Scored, models: list[str], gate: str, measure_name: str, threshold: float, p: SafetyParams
+    scored: safety_fit.Scored, gate: str, measure_name: str, threshold: float, hashes: dict[str, dict[str, str]], p: SafetyParams
 ) -> Policy:
     """The policy that ships, fitted on all development slices."""
     limits = safety_fit.fit_gate(scored, p.max_false_reject)
     rejected = limits.rejects(scored)
     uncertainty = safety_fit.uncertainties(scored, threshold)[measure_name]
     policy = Policy(
-        models=tuple(models),
+        models=tuple(hashes),
         threshold=threshold,
         limits=limits.pixels,
         gate=gate,
@@ -69,8 +72,9 @@ def make_policy(
         measure=measure_name,
         refer_above=safety_fit.refer_limit(uncertainty, rejected, p.refer_rate),
         samples=p.mc_samples,
-        series_share=safety_fit.series_share(rejected, scored.patients),
+        series_share=safety_fit.series_share(rejected, scored.patients, p.max_false_reject),
         operating_point_sha256=sha256_file(POINT),
+        sha256=hashes,
     )
     policy.check()
     return policy
@@ -87,9 +91,12 @@ def main() -> None:
     gates = fit_gates(prepared, split, folds, p)
     gate, proxies = choose_gate(list(gates.values()))
     pictures = raw_pictures(params.data, list(oof["file"]))
+    raw_gate, fold = held_out_scores(gates, gate)
     scored = safety_fit.Scored(
         pixels=measure_all(pictures),
-        gate=held_out_scores(gates, gate),
+        raw_gate=raw_gate,
+        fold=fold,
+        gate=safety_fit.on_common_scale(raw_gate, fold, np.ones(len(fold), bool)),
         probability=oof["probability"].to_numpy(np.float64),
         decision=oof["decision"].to_numpy(np.int64),
         mc_std=dropout_spread(folds, prepared.manifest["sha256"].to_numpy(str), calibrator, p.mc_samples),
@@ -97,14 +104,15 @@ def main() -> None:
         patients=oof["patient"].to_numpy(np.str_),
     )
     comparison = safety_fit.compare_measures(scored, threshold, resamples=p.resamples, seed=p.seed)
-    policy = make_policy(scored, list(folders), gate, safety_fit.choose_measure(comparison), threshold, p)
     with atomic_folder(SAFETY) as folder:
         (folder / "gates").mkdir()
         for name, fitted in shipped_gates(folders, gates, gate, prepared, split).items():
             save_gate(folder / "gates" / f"{name}.npz", fitted)
+        hashes = {name: model_hashes(path, folder / "gates" / f"{name}.npz") for name, path in folders.items()}
+        policy = make_policy(scored, gate, safety_fit.choose_measure(comparison), threshold, hashes, p)
         write_json(folder / "policy.json", policy.to_json())
 
-    judge = load_judge(folders, point["views"], calibrator, SAFETY)
+    judge = load_judge(folders, point["views"], calibrator, SAFETY, POINT)
     metrics: dict[str, Any] = {
         "source": prepared.cohort["source"],
         "target": prepared.cohort["target"],

@@ -44,6 +44,9 @@ def log_loss(probability: Floats, labels: NDArray[np.int64]) -> float:
     return float(-np.mean(np.where(labels == 1, np.log(p), np.log1p(-p))))
 
 
+CROSS_FIT_GROUPS = 5
+
+
 def patient_groups(patients: NDArray[np.str_], labels: NDArray[np.int64], groups: int, seed: int) -> NDArray[np.int64]:
     """(n,) number of the cross-fitting group of each slice; no patient is in two. Strata are patients with a positive slice."""
     names, index = np.unique(patients, return_inverse=True)

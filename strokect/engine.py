@@ -43,9 +43,9 @@ class FoldModel:
         # One arena for all sessions, nothing planned per session: five B3 folds hold 0.7 GB instead of 1.3, at the same speed.
         options.enable_mem_pattern = False
         options.add_session_config_entry("session.use_env_allocators", "1")
-        with _ARENA_LOCK:  # models are loaded by several threads
-            _share_arena()
         try:
+            with _ARENA_LOCK:  # models are loaded by several threads
+                _share_arena()
             # Bytes, not a path: the graph then cannot pull in external data from beside the file.
             graph = (folder / "model.onnx").read_bytes()
             self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

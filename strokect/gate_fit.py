@@ -16,11 +16,11 @@ from strokect.feature_gate import SCORES, Gate, Standard, Statistics, fit_statis
 from strokect.manifest import Prepared
 from strokect.params import SafetyParams
 from strokect.proxies import choose_score, proxy_outliers
+from strokect.shipping import EXPORTS
 from strokect.splits import development_rows, training_rows
 from strokect.uncertainty import dropout_masks, mc_std, sample_logits
 
 Floats = NDArray[np.float64]
-EXPORTS = Path("models/export")
 
 
 @dataclass(frozen=True)
@@ -88,11 +88,15 @@ def choose_gate(gates: Sequence[FoldGate]) -> tuple[str, dict[str, Any]]:
     return choose_score(inside, outside)
 
 
-def held_out_scores(gates: Mapping[int, FoldGate], score: str) -> Floats:
-    """Each development slice by the gate of the fold that holds it out, on the common scale, in order of the manifest (n,)."""
-    rows = np.concatenate([gate.rows for gate in gates.values()])
-    values = np.concatenate([gate.standard(score)(gate.held_out[score]) for gate in gates.values()])
-    return np.asarray(values[np.argsort(rows)])
+def held_out_scores(gates: Mapping[int, FoldGate], score: str) -> tuple[Floats, NDArray[np.int64]]:
+    """Each development slice by the gate of the fold that holds it out, on that fold's own scale (n,), and the fold (n,).
+
+    In order of the manifest.
+    """
+    order = np.argsort(np.concatenate([gate.rows for gate in gates.values()]))
+    raw = np.concatenate([gate.held_out[score] for gate in gates.values()])
+    fold = np.repeat(list(gates), [len(gate.rows) for gate in gates.values()])
+    return raw[order], fold[order]
 
 
 def dropout_spread(folds: Sequence[int], sha256: NDArray[np.str_], calibrator: Calibrator, samples: int) -> Floats:

@@ -15,10 +15,13 @@ from strokect.calibration import Calibrator
 from strokect.engine import Engine, FoldModel, available_cores
 from strokect.errors import ReleaseError
 from strokect.feature_gate import Gate, load_gate
+from strokect.files import sha256_file
 from strokect.pixel_checks import find_flags, measure
 from strokect.policy import Evidence, Policy, read_policy
 from strokect.slices import Picture, resize_slice
 from strokect.uncertainty import dropout_masks, mc_std, sample_logits
+
+REFIT = "run `dvc repro safety build_bento`"
 
 
 @dataclass(frozen=True)
@@ -74,16 +77,21 @@ class Judge:
         return float(np.mean(spreads))
 
 
-def load_judge(folders: Mapping[str, Path], views: Sequence[str], calibrator: Calibrator, safety: Path) -> Judge:
+def load_judge(folders: Mapping[str, Path], views: Sequence[str], calibrator: Calibrator, safety: Path, point: Path) -> Judge:
     """Models by name from their exported folders, under the policy and gates in `safety` (models/safety, or a release's).
 
-    Raises ReleaseError naming what is wrong, also when the policy was fitted for other models.
+    Raises ReleaseError naming what is wrong, also when the policy was fitted for other models, other gates or another operating
+    point than the file `point`.
     """
     policy = read_policy(safety / "policy.json")
     if sorted(policy.models) != sorted(folders):
-        raise ReleaseError(
-            f"policy.json was fitted for the models {sorted(policy.models)}, not {sorted(folders)}: run `dvc repro safety`"
-        )
+        raise ReleaseError(f"policy.json was fitted for the models {sorted(policy.models)}, not {sorted(folders)}: {REFIT}")
+    if policy.operating_point_sha256 != sha256_file(point):
+        raise ReleaseError(f"policy.json was fitted for another operating point than {point.name}: {REFIT}")
+    for name, folder in folders.items():
+        for file, found in model_hashes(folder, safety / "gates" / f"{name}.npz").items():
+            if policy.sha256[name].get(file) != found:
+                raise ReleaseError(f"policy.json was fitted for another {file} of model {name} than this one: {REFIT}")
     # Sessions take most of the start; ONNX Runtime builds them without holding the interpreter's lock.
     with ThreadPoolExecutor(available_cores()) as pool:
         models = list(pool.map(lambda name: FoldModel(folders[name]), policy.models))
@@ -92,5 +100,14 @@ def load_judge(folders: Mapping[str, Path], views: Sequence[str], calibrator: Ca
     ]
     for name, gate in zip(policy.models, gates, strict=True):
         if gate.score != policy.gate:
-            raise ReleaseError(f"gates/{name}.npz scores by {gate.score}, policy.json by {policy.gate}: run `dvc repro safety`")
+            raise ReleaseError(f"gates/{name}.npz scores by {gate.score}, policy.json by {policy.gate}: {REFIT}")
     return Judge(models, views, calibrator, gates, policy)
+
+
+def model_hashes(folder: Path, gate: Path) -> dict[str, str]:
+    """SHA-256 of everything a model's numbers depend on. Raises ReleaseError naming a file that is missing."""
+    files = {name: folder / name for name in ("model.onnx", "head.npz", "model.json")} | {"gate": gate}
+    for name, path in files.items():
+        if not path.is_file():
+            raise ReleaseError(f"{path}: the {name} of a model is missing: run `dvc repro`")
+    return {name: sha256_file(path) for name, path in files.items()}

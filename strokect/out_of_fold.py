@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from strokect.calibration import Calibrator, sigmoid
-from strokect.calibration_fit import choose_method, fit_calibrator, log_loss, patient_groups
+from strokect.calibration_fit import CROSS_FIT_GROUPS, choose_method, fit_calibrator, log_loss, patient_groups
 from strokect.errors import DataError
 from strokect.operating_point import choose_threshold, patient_labels, patient_scores
 from strokect.params import TuneThresholdParams
@@ -18,7 +18,6 @@ from strokect.reporting import Judged
 from strokect.splits import development_rows
 
 Floats = NDArray[np.float64]
-CROSS_FIT_GROUPS = 5
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,7 @@ class Policy:
     samples: int  # Monte Carlo samples
     series_share: float  # a series is rejected when more than this share of its slices is
     operating_point_sha256: str
+    sha256: dict[str, dict[str, str]]  # model → {"model.onnx", "head.npz", "gate"}: what it was fitted for
 
     def decide(self, evidence: Evidence) -> Decision:
         """Evidence → Decision. Raises NoResultError when a number that a label needs is missing or not finite."""
@@ -97,7 +98,7 @@ class Policy:
 
     def rejects_series(self, decisions: Sequence[str]) -> bool:
         """Whether a series of slices with these decisions is rejected as a whole: one odd slice of thirty is not enough."""
-        return not decisions or sum(decision == "reject" for decision in decisions) > self.series_share * len(decisions)
+        return sum(decision == "reject" for decision in decisions) > self.series_share * len(decisions) or not decisions
 
     def to_json(self) -> dict[str, Any]:
         """The form of policy.json."""
@@ -105,6 +106,7 @@ class Policy:
             "schema": SCHEMA,
             "operating_point_sha256": self.operating_point_sha256,
             "models": list(self.models),
+            "sha256": self.sha256,
             "threshold": self.threshold,
             "pixel_checks": limits_to_json(self.limits),
             "feature_gate": {"score": self.gate, "threshold": self.gate_threshold},
@@ -131,6 +133,7 @@ class Policy:
                 samples=int(value["mc_samples"]),
                 series_share=float(value["series"]["reject_above_share"]),
                 operating_point_sha256=str(value["operating_point_sha256"]),
+                sha256={str(name): {str(k): str(v) for k, v in files.items()} for name, files in value["sha256"].items()},
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ReleaseError(f"policy.json is malformed ({error!r})") from None
@@ -142,10 +145,12 @@ class Policy:
         problem = ""
         if not self.models or len(set(self.models)) != len(self.models):
             problem = f"models {list(self.models)}"
+        elif self.sha256.keys() != set(self.models):
+            problem = f"hashes for {sorted(self.sha256)}, models {sorted(self.models)}"
         elif not (math.isfinite(self.gate_threshold) and math.isfinite(self.refer_above)):
             problem = "a threshold is not a finite number"
-        elif not (0 <= self.threshold <= 1 and 0 <= self.series_share <= 1):
-            problem = f"threshold {self.threshold} and series share {self.series_share} must lie between 0 and 1"
+        elif not (0 <= self.threshold <= 1 and 0 <= self.series_share < 1):
+            problem = f"threshold {self.threshold}, series share {self.series_share}: from 0 to 1, the share below 1"
         elif self.measure not in MEASURES or self.samples < 2:
             problem = f"measure {self.measure!r} with {self.samples} samples"
         if problem:

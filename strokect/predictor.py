@@ -18,7 +18,10 @@ SHUFFLED = "The labels were permuted between patients: this is a control run and
 
 
 class Uncertainty(BaseModel):
-    """How sure the answer is; null beside a reject. `refer_above` is the limit of `value`, which is `measure`."""
+    """How sure the answer is; null beside a reject, and `fold_std` where a single student ships.
+
+    `refer_above` is the limit of `value`, which is `measure`.
+    """
 
     mc_std: float | None
     fold_std: float | None
@@ -79,7 +82,7 @@ class Predictor:
             threshold=policy.threshold,
             uncertainty=Uncertainty(
                 mc_std=None if rejected else evidence.mc_std,
-                fold_std=None if rejected else float(evidence.probabilities.std()),
+                fold_std=None if rejected or len(policy.models) == 1 else float(evidence.probabilities.std()),
                 measure=policy.measure,
                 value=decision.uncertainty,
                 refer_above=policy.refer_above,

@@ -11,6 +11,8 @@
 Imports neither torch nor timm.
 """
 
+import hashlib
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ from strokect.files import read_json, sha256_file
 from strokect.judge import Judge, load_judge
 from strokect.policy import Policy
 from strokect.self_test import check_self_test
+from strokect.shipping import STUDENT
 
 SCHEMA = 2
 OPERATING_POINT_SCHEMA = 1
@@ -72,6 +75,8 @@ class OperatingPoint:
             raise ReleaseError(f"operating_point.json: thresholds {thresholds}, expected probabilities")
         if not point.folds or len(set(point.folds)) != len(point.folds):
             raise ReleaseError(f"operating_point.json: folds {list(point.folds)}")
+        if set(point.exports) not in ({str(fold) for fold in point.folds}, {STUDENT}):
+            raise ReleaseError(f"operating_point.json: folds {list(point.folds)}, but the models {sorted(point.exports)}")
         return point
 
 
@@ -117,12 +122,11 @@ def open_release(folder: Path) -> Release:
                 f"operating_point.json was tuned on another model than folds/{name}/model.onnx: "
                 "run `dvc repro tune_threshold safety build_bento`"
             )
-    judge = load_judge({name: folder / "folds" / name for name in names}, point.views, point.calibrator, folder / "safety")
+    folders = {name: folder / "folds" / name for name in names}
+    judge = load_judge(folders, point.views, point.calibrator, folder / "safety", folder / "operating_point.json")
     policy = judge.policy
-    if policy.operating_point_sha256 != manifest["files"]["operating_point.json"] or policy.threshold != point.slice_threshold:
-        raise ReleaseError(
-            "safety/policy.json was fitted for another operating point than this one: run `dvc repro safety build_bento`"
-        )
+    if policy.threshold != point.slice_threshold:
+        raise ReleaseError(f"safety/policy.json has threshold {policy.threshold}, operating_point.json {point.slice_threshold}")
     models = judge.engine.models
     _check_agreement(policy.models, models)
     metrics, safety, audit = (_read(folder, name) for name in ("metrics.json", "safety.json", "audit.json"))
@@ -147,7 +151,14 @@ def _verify(folder: Path) -> dict[str, Any]:
             raise ReleaseError(f"{path} is not in manifest.json: remove it or {REBUILD}")
         if sha256_file(folder / path) != files[path]:
             raise ReleaseError(f"{path} does not match its SHA-256 in manifest.json: {REBUILD}")
+    if manifest["version"] != version_of(files):
+        raise ReleaseError(f"manifest.json: version {manifest['version']} is not that of these files: {REBUILD}")
     return manifest
+
+
+def version_of(files: dict[str, str]) -> str:
+    """12 hex over the list of files and their SHA-256: the same content is the same version."""
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _check_agreement(names: Sequence[str], models: Sequence[FoldModel]) -> None:

@@ -1,7 +1,5 @@
 """Writing the release folder that `strokect.release` loads."""
 
-import hashlib
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +7,7 @@ from typing import Any
 
 from strokect.errors import ReleaseError
 from strokect.files import atomic_folder, sha256_file, write_json
-from strokect.release import SCHEMA, load_release, open_release, release_files
+from strokect.release import SCHEMA, load_release, open_release, release_files, version_of
 from strokect.self_test import self_test_answer
 from strokect.sidecar import read_sidecar
 
@@ -49,7 +47,7 @@ def write_release(
 def _seal(folder: Path, sidecar: dict[str, Any]) -> str:
     """Write manifest.json over the files that are there and return the version."""
     files = {path: sha256_file(folder / path) for path in release_files(folder)}
-    version = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:12]
+    version = version_of(files)
     created_from = {key: sidecar.get(key) for key in ORIGIN_KEYS}
     write_json(folder / "manifest.json", {"schema": SCHEMA, "version": version, "created_from": created_from, "files": files})
     return version

@@ -3,14 +3,15 @@
 Everything here sees out-of-fold scores of development slices only, and never an evaluation outlier.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from strokect.calibration_fit import patient_groups
+from strokect.calibration_fit import CROSS_FIT_GROUPS, patient_groups
 from strokect.errors import SafetyError
+from strokect.feature_gate import Standard
 from strokect.pixel_checks import Limit, fit_limits
 from strokect.statistics import bootstrap_weights, estimate, roc_auc
 from strokect.uncertainty import MEASURES
@@ -18,8 +19,7 @@ from strokect.uncertainty import MEASURES
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 STEPS = 24  # of the bisection for the joint level: 2⁻²⁴ of the range
-CROSS_FIT_GROUPS = 5
-SERIES_SHARE = 0.5  # a series is never rejected for less than half of its slices
+SERIES_SHARE = (0.5, 0.9)  # a series is never rejected for less than the first share of its slices, and always above the second
 COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)
 
 
@@ -28,7 +28,9 @@ class Scored:
     """Development slices as the gate and their own fold's model saw them; n slices in one order."""
 
     pixels: dict[str, Floats]  # descriptor → (n,)
-    gate: Floats  # (n,) gate score of the slice's own fold on the common scale
+    raw_gate: Floats  # (n,) gate score by the fold that holds the slice out, on that fold's own scale
+    fold: NDArray[np.int64]  # (n,) that fold
+    gate: Floats  # (n,) the score on the scale that all folds share
     probability: Floats  # (n,) out-of-fold, cross-fitted
     decision: NDArray[np.int64]  # (n,) out-of-fold, cross-fitted
     mc_std: Floats  # (n,)
@@ -39,6 +41,8 @@ class Scored:
         """The slices of `where` (n,)."""
         return Scored(
             {name: values[where] for name, values in self.pixels.items()},
+            self.raw_gate[where],
+            self.fold[where],
             self.gate[where],
             self.probability[where],
             self.decision[where],
@@ -46,6 +50,23 @@ class Scored:
             self.labels[where],
             self.patients[where],
         )
+
+
+def on_common_scale(raw: Floats, fold: NDArray[np.int64], seen: Bools) -> Floats:
+    """Raw gate scores (n,) on the scale that the folds share, which is taken from the slices of `seen` (n,) only."""
+    common = np.empty(len(raw))
+    for number in np.unique(fold):
+        own = fold == number
+        common[own] = Standard.of(raw[own & seen])(raw[own])
+    return common
+
+
+def limit_above(values: Floats, share: float) -> float:
+    """The lowest limit that at most `share` of the values (n,) exceed, half-way to the next one: rounding cannot flip a slice."""
+    ordered = np.sort(values)
+    last = ordered[len(ordered) - 1 - int(share * len(ordered) + 1e-9)]  # the highest value that must not exceed the limit
+    higher = ordered[ordered > last]
+    return float((last + higher[0]) / 2 if len(higher) else last)
 
 
 @dataclass(frozen=True)
@@ -74,8 +95,7 @@ def fit_gate(scored: Scored, max_false_reject: float) -> GateLimits:
     """
 
     def at(level: float) -> GateLimits:
-        # Half-way into the gap above the quantile, as thresholds are chosen elsewhere: rounding cannot flip a slice.
-        return GateLimits(level, fit_limits(scored.pixels, level), float(np.quantile(scored.gate, 1 - level, method="higher")))
+        return GateLimits(level, fit_limits(scored.pixels, level), limit_above(scored.gate, level))
 
     def holds(limits: GateLimits) -> bool:
         rejected = limits.rejects(scored)
@@ -86,10 +106,13 @@ def fit_gate(scored: Scored, max_false_reject: float) -> GateLimits:
         raise SafetyError("the feature gate gave a development slice a score that is not finite")
     low, high = 0.0, max_false_reject
     if not holds(at(low)):
-        share = float(outside(scored.pixels, at(low).pixels).mean())
+        failing, positive = outside(scored.pixels, at(low).pixels), scored.labels == 1
+        worst = {name: float((~limit.holds(scored.pixels[name])).mean()) for name, limit in at(low).pixels.items()}
+        named = ", ".join(f"{name} {share:.1%}" for name, share in sorted(worst.items(), key=lambda item: -item[1])[:3] if share)
         raise SafetyError(
-            f"{share:.1%} of the development slices fail a pixel check whose limit is fixed; safety.max_false_reject is "
-            f"{max_false_reject:g}. Look at these pictures (see `make repro`'s audit page) or raise it knowingly"
+            f"{failing.mean():.1%} of the development slices ({failing[positive].mean():.1%} of the positive ones) fail "
+            f"a pixel check at its widest limit ({named}); safety.max_false_reject is {max_false_reject:g}. Look at these "
+            "pictures (the checks are in strokect/pixel_checks.py), or raise it knowingly"
         )
     for _ in range(STEPS):
         middle = (low + high) / 2
@@ -97,9 +120,14 @@ def fit_gate(scored: Scored, max_false_reject: float) -> GateLimits:
     return at(low)
 
 
-def series_share(rejected: Bools, patients: NDArray[np.str_]) -> float:
-    """Largest share of rejected slices of any development patient, or SERIES_SHARE if that is more."""
-    return float(max(SERIES_SHARE, max(rejected[patients == patient].mean() for patient in np.unique(patients))))
+def series_share(rejected: Bools, patients: NDArray[np.str_], max_false_reject: float) -> float:
+    """The share of rejected slices above which a series is rejected: at most `max_false_reject` of the patients have more.
+
+    Within SERIES_SHARE, whatever the patients are like: below a half one region could take the series along, and a limit of 1
+    would never reject.
+    """
+    shares = np.array([rejected[patients == patient].mean() for patient in np.unique(patients)])
+    return float(np.clip(limit_above(shares, max_false_reject), *SERIES_SHARE))
 
 
 def uncertainties(scored: Scored, threshold: float) -> dict[str, Floats]:
@@ -112,7 +140,7 @@ def refer_limit(uncertainty: Floats, rejected: Bools, refer_rate: float) -> floa
     accepted = uncertainty[~rejected]
     if not len(accepted):
         raise SafetyError("every development slice is rejected: there is nothing to refer")
-    return float(np.quantile(accepted, 1 - refer_rate, method="higher"))
+    return limit_above(accepted, refer_rate)
 
 
 def compare_measures(scored: Scored, threshold: float, *, resamples: int, seed: int) -> dict[str, Any]:
@@ -158,18 +186,32 @@ def choose_measure(comparison: dict[str, Any]) -> str:
     return max(measures, key=auroc)
 
 
+@dataclass(frozen=True)
+class CrossFitted:
+    """What happens to each patient under limits that were fitted without that patient."""
+
+    rejected: Bools  # (n,)
+    referred: Bools  # (n,)
+    series_rejected: Bools  # (P,) patients sorted by id
+
+
 def cross_fitted(
     scored: Scored, threshold: float, measure: str, max_false_reject: float, refer_rate: float, seed: int
-) -> tuple[Bools, Bools]:
-    """(n,) rejected and (n,) referred, each patient by limits that were fitted without that patient."""
-    rejected, referred = np.zeros(len(scored.labels), bool), np.zeros(len(scored.labels), bool)
+) -> CrossFitted:
+    """Limits, common scale of the gate, refer band and series rule, fitted anew for each group of patients without them."""
+    n, names = len(scored.labels), np.unique(scored.patients)
+    rejected, referred, series = np.zeros(n, bool), np.zeros(n, bool), np.zeros(len(names), bool)
     groups = patient_groups(scored.patients, scored.labels, CROSS_FIT_GROUPS, seed)
-    uncertainty = uncertainties(scored, threshold)[measure]
     for group in np.unique(groups):
         own, rest = groups == group, groups != group
-        seen = scored.take(rest)
-        limits = fit_gate(seen, max_false_reject)
-        band = refer_limit(uncertainty[rest], limits.rejects(seen), refer_rate)
-        rejected[own] = limits.rejects(scored.take(own))
+        again = replace(scored, gate=on_common_scale(scored.raw_gate, scored.fold, rest))
+        uncertainty = uncertainties(again, threshold)[measure]
+        limits = fit_gate(again.take(rest), max_false_reject)
+        outside_limits = limits.rejects(again)
+        band = refer_limit(uncertainty[rest], outside_limits[rest], refer_rate)
+        share = series_share(outside_limits[rest], scored.patients[rest], max_false_reject)
+        rejected[own] = outside_limits[own]
         referred[own] = ~rejected[own] & (uncertainty[own] > band)
-    return rejected, referred
+        for patient in np.unique(scored.patients[own]):
+            series[names == patient] = outside_limits[scored.patients == patient].mean() > share
+    return CrossFitted(rejected, referred, series)

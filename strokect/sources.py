@@ -142,7 +142,7 @@ def read_folder(params: DataParams, root: Path) -> Source:
             f"{root}: class folders are {folders}; params.yaml has positive {list(p.positive)}, negative {list(p.negative)}. "
             "Every class folder must be named once in data.folder.positive or data.folder.negative"
         )
-    stray = sorted(path.name for path in root.iterdir() if path.is_file() and not _is_no_picture(path))
+    stray = sorted(path.name for path in root.iterdir() if path.is_file() and not is_no_picture(path))
     if stray:
         raise DataError(f"{root}: {len(stray)} file(s) outside the class folders, e.g. {stray[0]!r}; move them into one or away")
     found: list[tuple[str, str, int]] = []
@@ -152,7 +152,7 @@ def read_folder(params: DataParams, root: Path) -> Source:
             if not path.is_file():
                 continue
             file = path.relative_to(root).as_posix()
-            if _is_no_picture(path):
+            if is_no_picture(path):
                 left_out.append((file, "not a picture by its name"))
                 continue
             match = pattern.search(path.relative_to(root / name).as_posix())
@@ -195,7 +195,8 @@ def _file_readers(params: DataParams, root: Path) -> tuple[Callable[[Row], Pixel
     return read, lambda row: decode(data_of(row))
 
 
-def _is_no_picture(path: Path) -> bool:
+def is_no_picture(path: Path) -> bool:
+    """Whether a file beside pictures is none, by its name."""
     return path.name.startswith(".") or path.name in NO_PICTURE_NAMES or path.suffix.lower() in NO_PICTURES
 
 

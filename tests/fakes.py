@@ -16,8 +16,10 @@ from pydicom.uid import ExplicitVRLittleEndian
 from strokect.calibration import Calibrator
 from strokect.feature_gate import Gate, Standard, fit_statistics, save_gate
 from strokect.files import sha256_file, write_json
+from strokect.judge import model_hashes
 from strokect.pixel_checks import CHECKS, Limit
 from strokect.policy import Policy
+from strokect.release import version_of
 from strokect.release_writer import write_release
 
 SIZE, FEATURES = 32, 6
@@ -103,6 +105,7 @@ def fake_policy(point: Path, **changes: Any) -> Policy:
         samples=20,
         series_share=0.5,
         operating_point_sha256=sha256_file(point),
+        sha256={name: dict.fromkeys(("model.onnx", "head.npz", "model.json", "gate"), "0" * 64) for name in names},
     )
     return replace(policy, **changes)
 
@@ -110,7 +113,6 @@ def fake_policy(point: Path, **changes: Any) -> Policy:
 def fake_safety(folder: Path, exports: dict[str, Path], policy: Policy) -> None:
     """models/safety of fake exports: policy.json and a gate fitted on random features."""
     (folder / "gates").mkdir(parents=True)
-    write_json(folder / "policy.json", policy.to_json())
     for seed, (name, export) in enumerate(exports.items()):
         rng = np.random.default_rng(seed)
         with np.load(export / "head.npz") as head:
@@ -118,6 +120,8 @@ def fake_safety(folder: Path, exports: dict[str, Path], policy: Policy) -> None:
         features = rng.normal(size=(60, FEATURES)).astype(np.float32)
         statistics = fit_statistics(features, np.arange(60) % 2, weight, bias)
         save_gate(folder / "gates" / f"{name}.npz", Gate(policy.gate, statistics, Standard(1.0, 2.0)))
+    hashes = {name: model_hashes(export, folder / "gates" / f"{name}.npz") for name, export in exports.items()}
+    write_json(folder / "policy.json", replace(policy, sha256=hashes).to_json())
 
 
 def fake_inputs(folder: Path, folds: int = 2, policy: dict[str, Any] | None = None, **point_changes: Any) -> dict[str, Any]:
@@ -164,10 +168,20 @@ def fake_release(folder: Path, folds: int = 2, policy: dict[str, Any] | None = N
 
 
 def reseal(release: Path) -> None:
-    """Write the manifest's hashes anew, as somebody would who edits a release and its manifest."""
+    """Write every hash of a release anew, as somebody would who edits it and knows how it is sealed."""
+    policy = json.loads((release / "safety" / "policy.json").read_text())
+    policy["operating_point_sha256"] = sha256_file(release / "operating_point.json")
+    for name in policy["sha256"]:
+        policy["sha256"][name] = model_hashes(release / "folds" / name, release / "safety" / "gates" / f"{name}.npz")
+    write_json(release / "safety" / "policy.json", policy)
+    reseal_manifest(release)
+
+
+def reseal_manifest(release: Path) -> None:
+    """Write manifest.json's hashes and version anew, and leave the policy as it is."""
     manifest = json.loads((release / "manifest.json").read_text())
-    manifest["files"] = {path: sha256_file(release / path) for path in manifest["files"]}
-    write_json(release / "manifest.json", manifest)
+    files = {path: sha256_file(release / path) for path in manifest["files"]}
+    write_json(release / "manifest.json", manifest | {"files": files, "version": version_of(files)})
 
 
 def grey_slice(size: int = 64, seed: int = 0) -> np.ndarray:

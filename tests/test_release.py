@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import FEATURES, encode, fake_export, fake_inputs, fake_release, grey_slice, reseal
+from fakes import FEATURES, encode, fake_inputs, fake_release, grey_slice, reseal, reseal_manifest
 
 from strokect.calibration import Calibrator
 from strokect.errors import DeadlineError, ImageError, NoResultError, ReleaseError
 from strokect.feature_gate import SCORES
-from strokect.files import read_json, sha256_bytes, sha256_file, write_json
+from strokect.files import read_json, sha256_bytes, write_json
 from strokect.predictor import UNGROUPED, Predictor
 from strokect.release import load_release
 from strokect.release_writer import write_release
@@ -119,9 +119,6 @@ def test_a_newer_schema_is_refused(release: Path, name: str) -> None:
     edit(release / name, schema=newer)
     if name != "manifest.json":
         reseal(release)
-        if name == "operating_point.json":
-            edit(release / "safety/policy.json", operating_point_sha256=sha256_file(release / name))
-            reseal(release)
     with pytest.raises(ReleaseError, match=f"schema {newer}, this version reads {newer - 1}"):
         load_release(release)
 
@@ -129,17 +126,44 @@ def test_a_newer_schema_is_refused(release: Path, name: str) -> None:
 def test_a_policy_of_another_model_is_refused(release: Path, tmp_path: Path) -> None:
     other = fake_inputs(tmp_path / "other", folds=3, slice={"threshold": 0.3, "goal": "f2"})
     shutil.copy(other["files"]["safety/policy.json"], release / "safety/policy.json")
-    reseal(release)
-    with pytest.raises(ReleaseError, match=r"safety/policy\.json was fitted for another operating point"):
+    reseal_manifest(release)
+    with pytest.raises(ReleaseError, match=r"policy\.json was fitted for another operating point"):
         load_release(release)
     fewer = fake_inputs(tmp_path / "fewer", folds=2)
     shutil.copy(fewer["files"]["safety/policy.json"], release / "safety/policy.json")
-    reseal(release)
+    reseal_manifest(release)
     with pytest.raises(ReleaseError, match=r"policy\.json was fitted for the models \['0', '1'\]"):
         load_release(release)
 
 
-@pytest.mark.parametrize(("name", "value"), [("logits", [0.0, 0.0, 0.0]), ("gate_scores", [1.0]), ("mc_std", 9.0)])
+@pytest.mark.parametrize(
+    ("file", "what"),
+    [("folds/1/head.npz", "head.npz"), ("folds/1/model.json", "model.json"), ("safety/gates/1.npz", "gate")],
+)
+def test_a_part_of_another_release_is_refused_even_when_the_manifest_knows_it(release: Path, file: str, what: str) -> None:
+    shutil.copy(release / file.replace("1", "2"), release / file)
+    reseal_manifest(release)
+    with pytest.raises(ReleaseError, match=f"fitted for another {what} of model 1"):
+        load_release(release)
+
+
+def test_a_policy_with_another_threshold_is_refused(release: Path) -> None:
+    edit(release / "safety/policy.json", threshold=0.4)
+    reseal(release)
+    with pytest.raises(ReleaseError, match=r"has threshold 0\.4"):
+        load_release(release)
+
+
+def test_a_version_that_is_not_that_of_the_files_is_refused(release: Path) -> None:
+    edit(release / "manifest.json", version="0" * 12)
+    with pytest.raises(ReleaseError, match="version 000000000000 is not that of these files"):
+        load_release(release)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("logits", [0.0, 0.0, 0.0]), ("gate_scores", [1.0]), ("probabilities", [0.5, 0.5, 0.9]), ("mc_std", [0.0])],
+)
 def test_a_machine_that_computes_something_else_is_refused(release: Path, name: str, value: object) -> None:
     edit(release / "self_test/expected.json", **{name: value})
     reseal(release)
@@ -172,24 +196,24 @@ def test_a_fold_in_another_folds_place_is_refused(release: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "message"),
     [
-        {"folds": [0, 1]},
-        {"folds": []},
-        {"views": []},
-        {"views": ["upside_down"]},
-        {"slice": {"threshold": 1.5}},
-        {"slice": {}},
-        {"patient": {"threshold": "x"}},
-        {"calibration": {"method": "magic", "scale": 1, "shift": 0, "knots": []}},
-        {"calibration": {}},
-        {"exports": {}},
+        ({"folds": [0, 1]}, r"folds \[0, 1\], but the models"),
+        ({"folds": []}, r"folds \[\]"),
+        ({"views": []}, "expected identity first"),
+        ({"views": ["upside_down"]}, "expected identity first"),
+        ({"slice": {"threshold": 1.5}}, "expected probabilities"),
+        ({"slice": {}}, "malformed"),
+        ({"patient": {"threshold": "x"}}, "malformed"),
+        ({"calibration": {"method": "magic", "scale": 1, "shift": 0, "knots": []}}, "unknown calibration"),
+        ({"calibration": {}}, "calibration is malformed"),
+        ({"exports": {}}, r"but the models \[\]"),
     ],
 )
-def test_a_bad_operating_point_is_refused(release: Path, changes: dict[str, object]) -> None:
+def test_a_bad_operating_point_is_refused(release: Path, changes: dict[str, object], message: str) -> None:
     edit(release / "operating_point.json", **changes)
     reseal(release)
-    with pytest.raises(ReleaseError):
+    with pytest.raises(ReleaseError, match=message):
         load_release(release)
 
 
@@ -302,8 +326,9 @@ def test_describe_warns_when_patients_were_not_kept_apart(tmp_path: Path, releas
     assert Predictor(fake_release(tmp_path, group_by="none")).describe()["warnings"] == [UNGROUPED]
 
 
-def test_three_channels_are_refused(tmp_path: Path) -> None:
-    models = {str(k): fake_export(tmp_path / "three" / str(k), k, channels=3) for k in range(2)}
-    inputs = fake_inputs(tmp_path) | {"models": models}
+def test_three_channels_are_refused(release: Path) -> None:
+    for fold in ("0", "1", "2"):
+        edit(release / "folds" / fold / "model.json", channels=3)
+    reseal(release)
     with pytest.raises(ReleaseError, match="one grey channel"):
-        write_release(tmp_path / "release", **inputs)
+        load_release(release)

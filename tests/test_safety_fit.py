@@ -13,6 +13,8 @@ from strokect.safety_fit import (
     compare_measures,
     cross_fitted,
     fit_gate,
+    limit_above,
+    on_common_scale,
     refer_limit,
     risk_coverage,
     series_share,
@@ -43,7 +45,10 @@ def make_scored(n: int = 600, seed: int = 0, **changes: np.ndarray) -> Scored:
         "labels": labels,
         "patients": patients,
     }
-    return Scored(pixels, **(arrays | changes))  # type: ignore[arg-type]
+    given = arrays | changes
+    fold = np.arange(n) // (n // 30) % 3
+    # Each fold on a scale of its own; 3.0 and the like are the location and scale that `gate` was standardised with.
+    return Scored(pixels, raw_gate=given["gate"] * (1.0 + fold) + 3.0 * fold, fold=fold, **given)  # type: ignore[arg-type]
 
 
 def test_all_layers_share_one_false_reject_rate() -> None:
@@ -75,7 +80,7 @@ def test_slices_that_fail_a_fixed_check_are_named_as_the_reason() -> None:
     scored = make_scored()
     fixed = next(name for name, check in CHECKS.items() if check.fixed and check.high is not None)
     scored.pixels[fixed][:60] = 1e6
-    with pytest.raises(SafetyError, match=r"10\.0% .* pixel check whose limit is fixed"):
+    with pytest.raises(SafetyError, match=r"10\.0% .* pixel check at its widest limit"):
         fit_gate(scored, 0.02)
 
 
@@ -84,9 +89,27 @@ def test_cross_fitting_keeps_each_patient_out_of_its_own_limits() -> None:
     scored = make_scored()
     odd = scored.patients == "p07"
     strange = make_scored(gate=np.where(odd, 50.0 + np.arange(600), scored.gate))
-    rejected, referred = cross_fitted(strange, 0.4, "mc_std", 0.05, 0.1, seed=0)
-    assert rejected[odd].all()
-    assert not (rejected & referred).any() and 0.03 < referred.mean() < 0.2
+    fitted = cross_fitted(strange, 0.4, "mc_std", 0.05, 0.1, seed=0)
+    assert fitted.rejected[odd].all() and fitted.series_rejected.tolist() == [f"p{i:02d}" == "p07" for i in range(30)]
+    assert not (fitted.rejected & fitted.referred).any() and 0.03 < fitted.referred.mean() < 0.2
+
+
+def test_folds_share_a_scale_that_the_unseen_have_no_part_in() -> None:
+    scored = make_scored(seed=3)
+    everything = on_common_scale(scored.raw_gate, scored.fold, np.ones(600, bool))
+    for fold in range(3):
+        own = everything[scored.fold == fold]
+        assert np.median(own) == pytest.approx(0.0) and np.quantile(own, 0.95) == pytest.approx(1.645)
+    seen = scored.patients != "p07"
+    before = on_common_scale(scored.raw_gate, scored.fold, seen)
+    changed = np.where(seen, scored.raw_gate, scored.raw_gate + 100.0)
+    after = on_common_scale(changed, scored.fold, seen)
+    np.testing.assert_allclose(after[seen], before[seen])
+
+
+def test_a_limit_lies_between_two_values() -> None:
+    assert limit_above(np.arange(100.0), 0.02) == 97.5 and limit_above(np.arange(100.0), 0.0) == 99.0
+    assert limit_above(np.array([1.0, 1.0, 1.0, 5.0]), 0.25) == 3.0
 
 
 def test_the_refer_band_refers_the_stated_share() -> None:
@@ -116,10 +139,11 @@ def test_risk_coverage_worked_example() -> None:
     assert risk_coverage(errors, np.zeros(4)).tolist() == [0.5] * 4  # no ranking: the error rate everywhere
 
 
-def test_the_series_share_is_never_below_a_half() -> None:
+def test_the_series_share_is_never_below_a_half_and_never_everything() -> None:
     patients = np.repeat(["a", "b"], 10)
-    assert series_share(np.zeros(20, bool), patients) == 0.5
-    assert series_share(np.arange(20) < 8, patients) == 0.8
+    assert series_share(np.zeros(20, bool), patients, 0.02) == 0.5
+    assert series_share(np.arange(20) < 8, patients, 0.02) == 0.8
+    assert series_share(np.arange(20) < 10, patients, 0.02) == 0.9  # a patient that is rejected as a whole is no excuse
 
 
 def test_abstentions_are_counted_in_three_ways() -> None:

@@ -23,6 +23,7 @@ from strokect.files import read_json, sha256_file
 from strokect.manifest import Prepared, load_prepared
 from strokect.network import load_network, predict_logits
 from strokect.params import Params, load_params
+from strokect.release import load_release
 from strokect.shipping import shipped_folders
 from strokect.splits import development_rows, held_out_rows, read_split, rows_of_test_part, training_rows
 from strokect.training import Task, Trainer, slice_loss
@@ -189,3 +190,18 @@ def test_a_file_of_weights_is_for_the_folds_backbone_only(tmp_path: Path, backbo
     params["export"].update(student=backbone)
     model = student_model(typed(tmp_path, params))
     assert (model.backbone, model.weights) == (backbone, expected)
+
+
+def test_a_student_goes_through_safety_and_evaluation_into_a_release(taught: Taught, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stages import build_bento as stage
+
+    monkeypatch.setattr(stage, "bento_version", lambda root, version: version)
+    monkeypatch.setattr(stage, "build_bento", lambda *arguments: None)
+    with workspace(taught.folder, student_params()):
+        for name in ("safety", "evaluate", "build_bento"):
+            run(name)
+        release = load_release(Path("models/release"))
+    assert release.policy.models == ("student",) and len(release.models) == 1
+    assert read_json(taught.folder / "metrics/safety.json")["outliers"]["blank"]["rejected"]["value"] == 1.0
+    assert read_json(taught.folder / "metrics/evaluate.json")["part"] == "test"
+    assert (taught.folder / "models/release/folds/student/model.onnx").is_file()

@@ -75,7 +75,7 @@ def test_logit_variance_is_that_over_all_masks() -> None:
 
 
 def test_mc_std_averages_views_before_it_calibrates() -> None:
-    sampled = np.array([[0.0, 2.0], [2.0, 4.0]], np.float32)  # (V, T): means over views 1 and 3
+    sampled = np.array([[0.0, 4.0], [2.0, 2.0]], np.float32)  # (V, T): means over views 1 and 3
     calibrator = Calibrator("affine", scale=2.0, shift=-1.0)
     low, high = 1 / (1 + np.exp(-1.0)), 1 / (1 + np.exp(-5.0))
     assert mc_std(sampled, calibrator) == pytest.approx((high - low) / 2)
