@@ -86,8 +86,7 @@ def compare(backbone: str, folder: Path, student: Path, args: argparse.Namespace
     write_folds(nets, folder, args.size)
     ours = load_engine(folder, args.views)
     forms = eager_forms(nets, ours.views)
-    raced = race(forms, image)
-    eager = forms[int(np.argmin(raced))]
+    eager = forms[int(np.argmin(raced := race(forms, image)))]
     difference = np.abs(eager.run(image, 1)[:, 0].numpy() - ours.run(image).logits).max()
     engines = [ours, load_engine(folder, args.views, 1), load_engine(student, args.views)]
     times, gflops, passes = run_rivals(eager, forms[0], engines, image, args)

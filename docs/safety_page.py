@@ -26,8 +26,8 @@ def rejects_table(runs: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def safety_page(runs: dict[str, dict[str, Any]]) -> str:
-    """The whole page."""
+def safety_page(runs: dict[str, dict[str, Any]], headlines: dict[str, str]) -> str:
+    """The whole page; `headlines` says how good the model of each run is."""
     lines = [
         "# What the safety layer refuses",
         "",
@@ -42,7 +42,8 @@ def safety_page(runs: dict[str, dict[str, Any]]) -> str:
         "",
     ]
     for name, run in runs.items():
-        lines += [f"## {RUNS[name]}", "", f"Target: {run['target']}.", "", *_layers(run), "", *_uncertainty(run), ""]
+        lines += [f"## {RUNS[name]}", "", f"Target: {run['target']}. {headlines[name]}", ""]
+        lines += [*_layers(run), "", *_uncertainty(run), ""]
         if game := run.get("activation_map"):
             lines += [
                 "Pointing game out-of-fold: the maximum of the class activation map lies in the lesion on "

@@ -15,6 +15,7 @@ from strokect.summary import summary
 
 README = Path("README.md")
 PHANTOM = Path("docs/phantom")  # the committed run of `make repro`: a later run in the workspace must not make the README wrong
+SERVING = Path("metrics/bench/serve.json")  # of any machine
 SHOWN = ("metrics/evaluate.json", "metrics/safety.json", "metrics/bench/pipeline.json", "reports/plots/roc.png")
 
 
@@ -33,7 +34,7 @@ def blocks() -> dict[str, str]:
 def pages() -> dict[Path, str]:
     """Whole pages that are made of metrics files."""
     return {
-        RESULTS / "safety.md": safety_page(safety_runs()),
+        RESULTS / "safety.md": safety_page(safety_runs(), headlines()),
         RESULTS / "serving.md": serving_page(read_json(RESULTS / "serve.json")),
     }
 
@@ -41,6 +42,20 @@ def pages() -> dict[Path, str]:
 def safety_runs() -> dict[str, Any]:
     """metrics/safety.json of the two committed runs."""
     return {"phantom": read_json(PHANTOM / "safety.json"), "ct_ich": read_json(RESULTS / "ct-ich" / "safety.json")}
+
+
+def headlines() -> dict[str, str]:
+    """The figures of the models whose safety layers the page is about."""
+    phantom, ct_ich = read_json(PHANTOM / "evaluate.json"), read_json(RESULTS / "ct-ich" / "safety_oof.json")
+    earlier = read_json(RESULTS / "ct-ich" / "ct_ich.json")["metrics"]
+    return {
+        "phantom": f"Slice ROC AUC of its model: {figure_text(phantom['slice']['roc_auc'])} ({phantom['part']}).",
+        "ct_ich": (
+            f"Slice ROC AUC of its model: {figure_text(ct_ich['slice']['roc_auc'])} ({ct_ich['part']}). It was trained with the "
+            "params of [ct-ich.md](ct-ich.md) on another processor, where the same run reached "
+            f"{figure_text(earlier['slice']['roc_auc'])}: training repeats bit by bit on one machine only."
+        ),
+    }
 
 
 def ct_ich_table() -> str:
@@ -82,6 +97,8 @@ def main() -> None:
         )
     for source in SHOWN:
         shutil.copyfile(source, PHANTOM / Path(source).name)
+    if SERVING.is_file():
+        shutil.copyfile(SERVING, RESULTS / "serve.json")
     write_text(README, fill(README.read_text(encoding="utf-8")))
     for path, text in pages().items():
         write_text(path, text)

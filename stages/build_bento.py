@@ -22,6 +22,7 @@ from strokect.sidecar import read_sidecar
 # The part of the package that the service imports and the bento carries. None of it may import torch.
 SERVING_MODULES = (
     "__init__",
+    "annotations",
     "calibration",
     "dicom",
     "engine",

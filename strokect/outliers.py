@@ -105,24 +105,54 @@ def _bone_window(grey: Grey, rng: np.random.Generator) -> bytes:
 def _overlay(grey: Grey, rng: np.random.Generator) -> bytes:
     """A closed coloured contour, as somebody draws it around a finding."""
     picture = Image.fromarray(grey).convert("RGB")
-    side = min(picture.size)
-    x, y = _place_in_head(grey, rng)
-    angles = np.linspace(0, 2 * np.pi, 24)
-    wobble = rng.uniform(0.06, 0.12) * side * rng.uniform(0.8, 1.2, 24)
-    wobble[-1] = wobble[0]
-    points = [(x + r * np.cos(a), y + r * np.sin(a)) for a, r in zip(angles, wobble, strict=True)]
     colour = PEN_COLOURS[rng.integers(len(PEN_COLOURS))]
-    ImageDraw.Draw(picture).line(points, fill=colour, width=max(1, side // 250))
+    points = [(z.real, z.imag) for z in _contour(grey, rng)]
+    ImageDraw.Draw(picture).line(points, fill=colour, width=max(1, min(picture.size) // 250))
     return _png_or_jpeg(picture, rng)
 
 
+def _white_contour(grey: Grey, rng: np.random.Generator) -> bytes:
+    return _png_or_jpeg(_inked(grey, [_contour(grey, rng)], rng), rng)
+
+
+def _caliper_line(grey: Grey, rng: np.random.Generator) -> bytes:
+    """A measuring line, 8 to 30 % of the picture long, with a tick at each end; some are dashed."""
+    side, middle = min(grey.shape), complex(*_place_in_head(grey, rng))
+    direction = np.exp(1j * rng.uniform(0, np.pi)) * side
+    along, tick = direction * rng.uniform(0.04, 0.15), 1j * direction * rng.uniform(0.008, 0.02)
+    dashes = np.linspace(-1, 1, 2 * int(rng.choice((1, 1, 9)))).reshape(-1, 2)
+    ends = [np.array([middle + end - tick, middle + end + tick]) for end in (-along, along)]
+    return _png_or_jpeg(_inked(grey, [*(middle + along * dashes), *ends], rng), rng)
+
+
+def _contour(grey: Grey, rng: np.random.Generator) -> NDArray[np.complex128]:
+    """(48,) points x + iy of a closed line: an ellipse, or one drawn by a free hand."""
+    angles = np.linspace(0, 2 * np.pi, 48)
+    width, height = rng.uniform(0.05, 0.12, 2) * min(grey.shape)
+    wobble = np.repeat(rng.uniform(0.8, 1.2, 24), 2) if rng.random() < 0.5 else np.ones(48)
+    wobble[-1] = wobble[0]
+    return complex(*_place_in_head(grey, rng)) + wobble * (width * np.cos(angles) + 1j * height * np.sin(angles))
+
+
+def _inked(grey: Grey, lines: Sequence[NDArray[np.complex128]], rng: np.random.Generator) -> Image.Image:
+    """The slice with white or light grey lines, 1 to 4 pixels of 512 wide, their edges smoothed or not."""
+    smooth = int(rng.choice((1, 4)))
+    width = max(1, round(int(rng.integers(1, 5)) * min(grey.shape) / 512)) * smooth
+    ink = Image.new("L", (grey.shape[1] * smooth, grey.shape[0] * smooth), 0)
+    for line in lines:
+        ImageDraw.Draw(ink).line([(z.real, z.imag) for z in line * smooth], fill=255, width=width)
+    picture = Image.fromarray(grey)
+    picture.paste(int(rng.choice((230, 255, 255))), mask=ink.resize(picture.size, Image.Resampling.BOX))
+    return picture
+
+
 def _burned_in_text(grey: Grey, rng: np.random.Generator) -> bytes:
-    """One to three lines of light grey or white text over the brain, 2.5 to 4.5 % of the picture high (13 to 23 px of 512)."""
+    """One to three lines of white, grey or black text over the brain, 2.5 to 4.5 % of the picture high (13 to 23 px of 512)."""
     picture = Image.fromarray(grey)
     font = ImageFont.load_default(max(9, round(grey.shape[0] * rng.uniform(0.025, 0.045))))
     lines = rng.choice(NOTES, int(rng.integers(1, 4)), replace=False)
     x, y = _place_in_head(grey, rng)
-    level = int(rng.choice((230, 255, 255)))
+    level = int(rng.choice((0, 180, 210, 255)))
     ImageDraw.Draw(picture).multiline_text((x, y), "\n".join(lines), fill=level, font=font, anchor="mm")
     return _png_or_jpeg(picture, rng)
 
@@ -219,6 +249,8 @@ FROM_SLICE: dict[str, Callable[[Grey, np.random.Generator], bytes]] = {
     "bone_window": _bone_window,
     "overlay": _overlay,
     "burned_in_text": _burned_in_text,
+    "white_contour": _white_contour,
+    "caliper_line": _caliper_line,
     "cropped_half": _cropped_half,
     "extreme_jpeg": _extreme_jpeg,
     "screenshot_with_borders": _screenshot_with_borders,

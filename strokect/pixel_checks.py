@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from strokect.annotations import measure_strokes
 from strokect.errors import DataError, ReleaseError
 from strokect.images import GREY_TOLERANCE, Picture
 from strokect.morphology import DARK, Grey, Mask, dilate, erode, find_head, shrink
@@ -72,6 +73,8 @@ CHECKS: dict[str, Check] = {
     "fine_noise": Check("noise", 0.5, 25.0),  # mean difference of neighbouring pixels of the brain, grey levels
     "blockiness": Check("jpeg_artefacts", None, 1.8),  # the same across 8 × 8 block borders ÷ inside blocks
     "strokes": Check("annotation", None, 2.0),  # thin white strokes met by one row of pixels over the brain
+    "bright_strokes": Check("annotation", None, 1.8),  # length × contrast of thin, sharp white or grey lines over soft tissue
+    "dark_strokes": Check("annotation", None, 0.6),  # and of black ones
 }
 REASONS: dict[str, str] = {
     "colour": "colour picture",
@@ -120,6 +123,8 @@ def measure(picture: Picture) -> dict[str, float]:
             inside = Image.fromarray(brain).resize((width, height), Image.Resampling.NEAREST)
             measured |= _describe_texture(grey, np.asarray(inside))
         measured["strokes"] = _strokes(grey)
+        core = Image.fromarray(head & ~dilate(~head, 5)).resize((width, height), Image.Resampling.NEAREST)
+        measured |= measure_strokes(grey, np.asarray(core))
     return measured
 
 
@@ -229,7 +234,8 @@ def _describe_texture(grey: Grey, brain: Mask) -> dict[str, float]:
 def _strokes(grey: Grey) -> float:
     """Thin white strokes that a row of pixels meets over the brain, in the busiest band as high as a stroke is wide.
 
-    A white top-hat: thinner than `size`, at least 60 grey levels above what is around, and around it neither bone nor air.
+    A white top-hat: thinner than `size`, at least 60 grey levels above what is around, and around it neither bone nor air. It
+    needs fewer pixels than `measure_strokes`, so that text is found in small pictures too.
     """
     size = max(3, round(0.008 * min(grey.shape)) | 1)
     opened = dilate(erode(grey, size), size)

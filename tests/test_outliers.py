@@ -26,8 +26,19 @@ def grey(data: bytes) -> np.ndarray:
     return decode(data).grey
 
 
+def changes(data: bytes, heads: list[np.ndarray]) -> np.ndarray:
+    """(H, W) signed difference to the slice that the picture was made from."""
+    return min((grey(data).astype(int) - head for head in heads), key=lambda difference: np.abs(difference).sum())
+
+
+def ink_level(data: bytes, heads: list[np.ndarray]) -> str:
+    """Of what was drawn: the sign of the strongest change."""
+    changed = changes(data, heads)
+    return "black" if -changed.min() > changed.max() else "light"
+
+
 def test_n_of_every_category_and_all_can_be_decoded(outliers: dict[str, list[bytes]]) -> None:
-    assert len(outliers) == 11
+    assert len(outliers) == 13
     for name, pictures in outliers.items():
         assert len(pictures) == 12, name
         for data in pictures:
@@ -61,6 +72,14 @@ def test_each_slice_based_category_is_what_it_says(heads: list[np.ndarray], outl
     for data in outliers["burned_in_text"]:
         changed = min(((np.abs(grey(data).astype(int) - head) > 30).mean() for head in heads), key=float)
         assert 0.001 < changed < 0.15
+    assert {ink_level(data, heads) for data in outliers["burned_in_text"]} == {"black", "light"}
+    for name in ("white_contour", "caliper_line"):
+        assert {ink_level(data, heads) for data in outliers[name]} == {"light"}, name
+        for data in outliers[name]:
+            changed = changes(data, heads)
+            rows, columns = np.nonzero(np.abs(changed) > 40)
+            length = max(np.ptp(rows), np.ptp(columns)) + 1
+            assert length >= 5 and 0.0005 < len(rows) / changed.size < 0.06, name  # of 96 pixels
     for data in outliers["cropped_half"]:
         pixels = grey(data)
         sides = (pixels[:, :40], pixels[:, -40:], pixels[:40], pixels[-40:])

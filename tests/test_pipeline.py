@@ -162,7 +162,8 @@ def test_the_safety_layer_is_fitted_on_development_slices_by_the_fold_that_holds
 def test_every_kind_of_outlier_is_judged_by_what_ships(pipeline: Path) -> None:
     metrics = read_json(pipeline / "metrics/safety.json")
     kinds = {"colour_photo", "grey_photo", "blank", "noise", "inverted", "bone_window", "overlay", "cropped_half", "extreme_jpeg"}
-    assert kinds | {"burned_in_text", "screenshot_with_borders"} == set(metrics["outliers"])  # the cohort is the phantom itself
+    kinds |= {"burned_in_text", "white_contour", "caliper_line", "screenshot_with_borders"}
+    assert kinds == set(metrics["outliers"])  # the cohort is the phantom itself
     for name in ("colour_photo", "blank", "overlay"):
         assert metrics["outliers"][name]["rejected"]["value"] == 1.0, name
     assert not kinds & set(metrics["feature_gate_choice"])  # chosen on other kinds

@@ -231,6 +231,8 @@ EXPECTED = {
     "bone_window": "window",
     "overlay": "colour",
     "burned_in_text": "annotation",
+    "white_contour": "annotation",
+    "caliper_line": "annotation",
     "cropped_half": "cropped",
     "extreme_jpeg": "jpeg_artefacts",
     "screenshot_with_borders": "frame",

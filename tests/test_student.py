@@ -59,7 +59,7 @@ class Taught:
 @pytest.fixture(scope="module")
 def taught(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Taught]:
     folder = tmp_path_factory.mktemp("student")
-    for name in ("data", "models/hnm", "metrics"):
+    for name in ("data", "models/folds", "models/hnm", "metrics"):
         shutil.copytree(pipeline / name, folder / name)
     tasks: dict[str, Task] = {}
     train = distillation.train
@@ -141,6 +141,21 @@ def test_what_ships_is_the_student_and_its_siblings_are_out_of_fold(pipeline: Pa
     assert any("one student" in note for note in metrics["notes"])
 
 
+def test_a_student_goes_through_safety_and_evaluation_into_a_release(taught: Taught, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stages import build_bento as stage
+
+    monkeypatch.setattr(stage, "bento_version", lambda root, version: version)
+    monkeypatch.setattr(stage, "build_bento", lambda *arguments: None)
+    with workspace(taught.folder, student_params()):
+        for name in ("safety", "evaluate", "build_bento"):
+            run(name)
+        release = load_release(Path("models/release"))
+    assert release.policy.models == ("student",) and len(release.models) == 1
+    assert read_json(taught.folder / "metrics/safety.json")["outliers"]["blank"]["rejected"]["value"] == 1.0
+    assert read_json(taught.folder / "metrics/evaluate.json")["part"] == "test"
+    assert (taught.folder / "models/release/folds/student/model.onnx").is_file()
+
+
 def test_another_precision_trains_no_student_again(taught: Taught, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: Trainer, epoch: int) -> dict[str, float]:
         raise AssertionError("trained again")
@@ -190,18 +205,3 @@ def test_a_file_of_weights_is_for_the_folds_backbone_only(tmp_path: Path, backbo
     params["export"].update(student=backbone)
     model = student_model(typed(tmp_path, params))
     assert (model.backbone, model.weights) == (backbone, expected)
-
-
-def test_a_student_goes_through_safety_and_evaluation_into_a_release(taught: Taught, monkeypatch: pytest.MonkeyPatch) -> None:
-    from stages import build_bento as stage
-
-    monkeypatch.setattr(stage, "bento_version", lambda root, version: version)
-    monkeypatch.setattr(stage, "build_bento", lambda *arguments: None)
-    with workspace(taught.folder, student_params()):
-        for name in ("safety", "evaluate", "build_bento"):
-            run(name)
-        release = load_release(Path("models/release"))
-    assert release.policy.models == ("student",) and len(release.models) == 1
-    assert read_json(taught.folder / "metrics/safety.json")["outliers"]["blank"]["rejected"]["value"] == 1.0
-    assert read_json(taught.folder / "metrics/evaluate.json")["part"] == "test"
-    assert (taught.folder / "models/release/folds/student/model.onnx").is_file()

@@ -1,0 +1,122 @@
+"""Ink over the brain: drawn lines of known length and contrast are measured, blurred or thick structures are not."""
+
+import numpy as np
+import pytest
+from fakes import encode
+from PIL import Image, ImageDraw
+from scipy import ndimage
+
+from strokect.annotations import FINE_PX, MOST, find_parts, measure_strokes, step_height
+from strokect.images import Picture
+from strokect.phantom import make_cohort, window
+from strokect.pixel_checks import CHECKS, measure
+from strokect.slices import decode
+
+SIDE = 512
+INSIDE = np.hypot(*np.indices((SIDE, SIDE)) - SIDE / 2) < 200
+
+
+def tissue(side: int = SIDE) -> np.ndarray:
+    """(side, side) uint8: brain with the scanner's grain, which is blurred as all it sees."""
+    grain = ndimage.gaussian_filter(np.random.default_rng(0).standard_normal((side, side)), 1.2)
+    return np.clip(125 + 6 * grain / grain.std(), 0, 255).astype(np.uint8)
+
+
+def with_line(level: int, wide: int, turned: bool = False, blur: float = 0, length: int = 100) -> np.ndarray:
+    """Tissue with a straight line, level or at 37°."""
+    ink = Image.new("L", (SIDE, SIDE), 0)
+    end = (206 + 0.8 * length, 256 + 0.6 * length) if turned else (206 + length - 1, 256)
+    ImageDraw.Draw(ink).line([(206, 256), end], fill=255, width=wide)
+    share = ndimage.gaussian_filter(np.asarray(ink) / 255.0, blur)
+    return np.rint(tissue() * (1 - share) + level * share).astype(np.uint8)
+
+
+@pytest.mark.parametrize("wide", [1, 2, 3, 4])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_line_counts_by_length_and_contrast(wide: int, turned: bool) -> None:
+    long = 80 if turned else 100  # the longer side of its box, pixels
+    for level in (255, 180):
+        found = measure_strokes(with_line(level, wide, turned), INSIDE)
+        assert found["bright_strokes"] == pytest.approx(100 * long / SIDE * (level - 125) / 255, rel=0.3)
+        assert found["dark_strokes"] == 0
+    found = measure_strokes(with_line(0, wide, turned), INSIDE)
+    assert found["dark_strokes"] == pytest.approx(100 * long / SIDE * 125 / 255, rel=0.3)
+
+
+def test_twice_the_line_is_twice_the_ink() -> None:
+    short, long = (measure_strokes(with_line(255, 2, length=n), INSIDE)["bright_strokes"] for n in (60, 120))
+    assert long == pytest.approx(2 * short, rel=0.1)
+
+
+def test_what_no_pen_draws_does_not_count() -> None:
+    nothing = {"bright_strokes": 0.0, "dark_strokes": 0.0}
+    assert measure_strokes(tissue(), INSIDE) == nothing
+    assert measure_strokes(with_line(255, 24), INSIDE) == nothing  # thick, as bone
+    assert measure_strokes(with_line(0, 24), INSIDE) == nothing  # a ventricle full of air
+    assert measure_strokes(with_line(165, 3), INSIDE)["bright_strokes"] < 0.2  # a falx
+    for level in (255, 0):  # sutures, vessels, fat: as strong, but blurred by the scanner
+        assert measure_strokes(with_line(level, 2, blur=2.0), INSIDE) == nothing
+    beside_bone = with_line(255, 2)
+    beside_bone[258:300] = 255
+    assert measure_strokes(beside_bone, INSIDE) == nothing
+    assert measure_strokes(with_line(255, 2), INSIDE & (np.arange(SIDE) > 320)) == nothing  # outside the head
+    assert measure_strokes(with_line(255, 2), np.zeros_like(INSIDE)) == nothing
+
+
+def test_small_pictures_are_not_measured() -> None:
+    small = np.asarray(Image.fromarray(with_line(255, 4)).resize((FINE_PX - 1, FINE_PX - 1)))
+    assert set(measure_strokes(small, np.ones_like(small, bool)).values()) == {0.0}
+    for size in (96, 256):
+        for piece in make_cohort(patients=4, slices=3, size=size, seed=1):
+            found = measure(Picture(window(piece.hu), 0))
+            assert found["bright_strokes"] == found["dark_strokes"] == 0
+
+
+def test_noise_is_too_much_to_follow() -> None:
+    noise = np.random.default_rng(0).integers(90, 160, (SIDE, SIDE)).astype(np.uint8)
+    assert measure_strokes(noise, INSIDE)["bright_strokes"] == 100.0
+    assert 0 < MOST < 0.2
+
+
+@pytest.mark.parametrize("quality", [None, 75, 95])
+@pytest.mark.parametrize("level", [255, 190, 0])
+def test_text_contours_and_calipers_are_flagged_as_png_and_jpeg(level: int, quality: int | None) -> None:
+    rows, columns = np.indices((SIDE, SIDE)) - (SIDE - 1) / 2
+    distance = np.hypot(rows, columns)
+    head = np.where(distance < 180, tissue(), np.where(distance < 200, 255, 0)).astype(np.uint8)
+    limits = {name: CHECKS[name].high for name in ("strokes", "bright_strokes", "dark_strokes")}
+
+    def flagged(picture: Image.Image) -> bool:
+        data = encode(np.asarray(picture)) if quality is None else encode(np.asarray(picture), "JPEG", quality=quality)
+        found = measure(decode(data))
+        return any(found[name] > limit for name, limit in limits.items() if limit is not None)
+
+    assert not flagged(Image.fromarray(head))
+    for kind in ("text", "contour", "caliper"):
+        picture = Image.fromarray(head)
+        pen = ImageDraw.Draw(picture)
+        if kind == "text":
+            pen.text((180, 240), "Mean 61.2 HU", fill=level, font_size=18)
+        elif kind == "contour":
+            pen.ellipse((200, 220, 290, 280), outline=level, width=2)
+        else:
+            pen.line([(200, 200), (290, 300)], fill=level, width=2)
+        assert flagged(picture), kind
+
+
+def test_step_height_on_a_profile() -> None:
+    row = np.array([100, 100, 180, 250, 170, 100, 100, 100, 160, 160, 160, 160, 160, 100], np.uint8)
+    found = step_height(np.tile(row, (9, 1)), 3)[4]
+    assert found[3] == 80  # rises by 80 and 70, falls by 80 and 70: the lower of the two largest
+    assert found[7] == 0 and found[10] == 0  # flat; an edge on either side is more than 3 pixels off
+
+
+def test_parts_against_scipy() -> None:
+    rng = np.random.default_rng(0)
+    for share in (0.0, 0.1, 0.3, 0.45, 0.6, 1.0):
+        mask = rng.random((23, 31)) < share
+        numbers, count = ndimage.label(mask, np.ones((3, 3)))
+        rows, columns, part = find_parts(mask)
+        assert np.array_equal(np.stack([rows, columns]), np.stack(np.nonzero(mask)))
+        pairs = set(zip(numbers[mask].tolist(), part.tolist(), strict=True))
+        assert len(pairs) == count == len(set(part.tolist()))
