@@ -29,6 +29,7 @@ SERVING_MODULES = (
     "errors",
     "feature_gate",
     "files",
+    "gate",
     "http",
     "images",
     "judge",
@@ -42,6 +43,7 @@ SERVING_MODULES = (
     "shipping",
     "sidecar",
     "slices",
+    "texture",
     "uncertainty",
     "views",
 )

@@ -48,7 +48,7 @@ def main() -> None:
 
     with atomic_folder(f"models/export/{fold}") as folder:
         scores, worst = export_out_of_fold(source, folder, fold, prepared, split, params)
-        arrays: dict[str, Any] = {"rows": rows, "logits": scores.logits, "features": scores.features}
+        arrays: dict[str, Any] = {"rows": rows, "logits": scores.logits, "features": scores.features, "stages": scores.stages}
         if source != trained or params.precision != "fp32":  # what ships is judged against the fold model in fp32
             plain = dataclasses.replace(params, precision="fp32")
             with tempfile.TemporaryDirectory() as scratch:

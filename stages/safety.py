@@ -14,8 +14,8 @@ from strokect import safety_fit
 from strokect.calibration import Calibrator
 from strokect.engine import available_cores
 from strokect.errors import DataError, run_stage
-from strokect.feature_gate import save_gate
 from strokect.files import atomic_folder, read_json, sha256_file, write_json
+from strokect.gate import save_gate
 from strokect.gate_fit import choose_gate, dropout_spread, fit_gates, held_out_scores, shipped_gates
 from strokect.judge import load_judge, model_hashes
 from strokect.manifest import load_prepared
@@ -28,6 +28,7 @@ from strokect.shipping import shipped_folders
 from strokect.slices import Picture
 from strokect.sources import is_no_picture, raw_pictures
 from strokect.splits import SPLIT, development_rows, read_split
+from strokect.texture import Texture
 
 POINT = Path("models/operating_point.json")
 SAFETY = Path("models/safety")
@@ -57,7 +58,13 @@ def outlier_pictures(params: SafetyParams, synthetic: bool, pictures: list[Calla
 
 
 def make_policy(
-    scored: safety_fit.Scored, gate: str, measure_name: str, threshold: float, hashes: dict[str, dict[str, str]], p: SafetyParams
+    scored: safety_fit.Scored,
+    texture: Texture,
+    gate: str,
+    measure_name: str,
+    threshold: float,
+    hashes: dict[str, dict[str, str]],
+    p: SafetyParams,
 ) -> Policy:
     """The policy that ships, fitted on all development slices."""
     limits = safety_fit.fit_gate(scored, p.max_false_reject)
@@ -67,6 +74,8 @@ def make_policy(
         models=tuple(hashes),
         threshold=threshold,
         limits=limits.pixels,
+        texture=texture,
+        texture_limit=limits.texture,
         gate=gate,
         gate_threshold=limits.gate_threshold,
         measure=measure_name,
@@ -92,8 +101,11 @@ def main() -> None:
     gate, proxies = choose_gate(list(gates.values()))
     pictures = raw_pictures(params.data, list(oof["file"]))
     raw_gate, fold = held_out_scores(gates, gate)
+    pixels = measure_all(pictures)
+    texture = Texture.of(pixels)
     scored = safety_fit.Scored(
-        pixels=measure_all(pictures),
+        pixels=pixels,
+        texture=texture.distance(pixels),
         raw_gate=raw_gate,
         fold=fold,
         gate=safety_fit.on_common_scale(raw_gate, fold, np.ones(len(fold), bool)),
@@ -109,7 +121,7 @@ def main() -> None:
         for name, fitted in shipped_gates(folders, gates, gate, prepared, split).items():
             save_gate(folder / "gates" / f"{name}.npz", fitted)
         hashes = {name: model_hashes(path, folder / "gates" / f"{name}.npz") for name, path in folders.items()}
-        policy = make_policy(scored, gate, safety_fit.choose_measure(comparison), threshold, hashes, p)
+        policy = make_policy(scored, texture, gate, safety_fit.choose_measure(comparison), threshold, hashes, p)
         write_json(folder / "policy.json", policy.to_json())
 
     judge = load_judge(folders, point["views"], calibrator, SAFETY, POINT)

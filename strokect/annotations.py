@@ -3,7 +3,8 @@
 What a person or a viewer draws is few pixels wide, and most of its height is reached within one pixel. What a scanner sees is
 blurred by its point spread function over two or three, and bone and air, which are clipped and so sharp, are wide or lie beside
 more of their kind. So ink is what an opening takes away (a closing if it is black), in soft tissue, with a step of one pixel on
-both of its sides; and as an annotation is long or has many letters, lengths are summed.
+both of its sides; and as an annotation is long or has many letters, lengths are summed. Small calcifications (choroid plexus,
+ligaments, arteries) are clipped too and so do count, but are short; ink beside bone or air, in the neck above all, does not.
 """
 
 import numpy as np
@@ -11,12 +12,13 @@ from numpy.typing import NDArray
 
 from strokect.morphology import DARK, Grey, Mask, dilate, erode
 
-FINE_PX = 400  # shorter side; in smaller pictures the brain's own furrows and vessels are as thin and sharp as ink
-WIDEST = 0.0077  # stroke, as a share of the shorter side: 4 px of 512, 5 of 650
+FINE_PX = 500  # shorter side; in smaller copies of a slice the brain's own furrows and vessels are as thin and sharp as ink
+REACH = 0.0077  # from a pixel of a stroke to either of its edges, as a share of the shorter side: 4 px of 512, 5 of 650
+WINDOW = 0.011  # of the opening, as such a share; strokes are thinner, so at most 6 px of 512 with their soft edges
 BONE = 215  # grey level of what is no soft tissue even without what is thin
-STEEP = 35, 70  # least step at the edges of bright and of black ink, grey levels; fat between muscles is dark and fairly sharp
-INK = 70  # black ink is darker; the fluid in a furrow of the brain is not, for its neighbours blur into it
-SHARP = 0.7, 0.65  # least step ÷ height over what is around, mean of a part; bright and black
+BRIGHT_STEP = 35, 35  # grey levels: least step of a pixel, and mean over a part; light grey on brain has no more
+BLACK_STEP = 70, 85  # black on brain has 125; fat between muscles and the fluid in a furrow are dark and fairly sharp
+SHARP = 0.73  # least step ÷ height over what is around, means over a part; the scanner's blur leaves less
 SHORTEST = 0.006  # part, as a share of the shorter side; noise is shorter
 MOST = 0.05  # of the pixels; a picture with more is texture, and nobody follows it
 ACROSS = ((0, 1), (1, 0), (1, 1), (1, -1))  # (rows, columns)
@@ -35,19 +37,20 @@ def measure_strokes(grey: Grey, inside: Mask) -> dict[str, float]:
     box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
     grey, inside = grey[box], inside[box]
     return {
-        "bright_strokes": _ink(grey, inside, side, STEEP[0], SHARP[0], (DARK, BONE)),
-        "dark_strokes": _ink(255 - grey, inside & (grey <= INK), side, STEEP[1], SHARP[1], (255 - BONE, 255 - DARK)),
+        "bright_strokes": _ink(grey, inside, side, BRIGHT_STEP, (DARK, BONE)),
+        "dark_strokes": _ink(255 - grey, inside, side, BLACK_STEP, (255 - BONE, 255 - DARK)),
     }
 
 
-def _ink(grey: Grey, inside: Mask, side: int, steep: int, sharp: float, tissue: tuple[int, int]) -> float:
-    size = max(3, round(0.011 * side) | 1)  # wider than the widest stroke with its soft edges
+def _ink(grey: Grey, inside: Mask, side: int, least: tuple[int, int], tissue: tuple[int, int]) -> float:
+    """Σ length × step of the bright parts in grey levels strictly between the two of `tissue`."""
+    size = round(WINDOW * side) | 1
     opened = dilate(erode(grey, size), size)
-    without = erode(dilate(opened, size), size)  # nor black ink between or beside bright
+    without = erode(dilate(opened, size), size)  # nor what is thin and black
     other = (without <= tissue[0]) | (without >= tissue[1])
     height = grey - opened  # opened ≤ grey, so that nothing wraps
-    step = np.minimum(step_height(grey, max(2, round(WIDEST * side))), height)
-    drawn = (step >= steep) & inside & ~dilate(other, 2 * size + 1)
+    step = np.minimum(step_height(grey, round(REACH * side)), height)
+    drawn = (step >= least[0]) & inside & ~dilate(other, 2 * size + 1)
     if np.count_nonzero(drawn) > MOST * grey.size:
         return 100.0
     rows, columns, part = find_parts(drawn)
@@ -56,7 +59,7 @@ def _ink(grey: Grey, inside: Mask, side: int, steep: int, sharp: float, tissue: 
     count = np.bincount(part)
     steps, heights = (np.bincount(part, values[drawn]) / count for values in (step, height))
     length = np.maximum(_extent(rows, part), _extent(columns, part)) / side
-    kept = (length >= SHORTEST) & (steps >= sharp * heights)
+    kept = (length >= SHORTEST) & (steps >= least[1]) & (steps >= SHARP * heights)
     return float(100 * (length * steps / 255)[kept].sum())
 
 
@@ -69,10 +72,10 @@ def _extent(at: NDArray[np.intp], part: NDArray[np.intp]) -> NDArray[np.intp]:
 
 
 def step_height(grey: Grey, reach: int) -> Grey:
-    """Height of bright strokes at most `reach` pixels wide: (H, W) uint8, 0 where there is none.
+    """Least of the steps at the two edges of bright strokes: (H, W) uint8, 0 where there is none.
 
-    In one of four directions the level must rise from one pixel to the next before a pixel, and fall so behind it, both within
-    `reach` pixels: the lower of the two steps counts.
+    In one of four directions the level must rise from one pixel to the next at a pixel or at most `reach` − 1 before it, and fall
+    so as close behind it: the lower of the largest rise and the largest fall counts. Strokes are so at most 2 · `reach` − 1 wide.
     """
     height, width = grey.shape
     best = np.zeros_like(grey)

@@ -28,10 +28,20 @@ class FoldScores:
 
     logits: NDArray[np.float32]  # (n, V)
     features: NDArray[np.float32]  # (n, V, F) pooled features
+    stages: NDArray[np.float32]  # (n, G) pooled stages of the unchanged slice
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Everything one fold model says about one slice."""
+
+    features: NDArray[np.float32]  # (F,) pooled features
+    stages: NDArray[np.float32]  # (G,) pooled stages: the mean of every channel after each stage of the network, stem first
+    activation: NDArray[np.float32]  # (h, w) class activation map; see `activation_map`
 
 
 class FoldModel:
-    """One exported fold: `model.onnx` (slice → pooled features, last feature map) and its linear head `head.npz`."""
+    """One exported fold: `model.onnx` (slice → pooled features, last feature map, pooled stages) and its linear `head.npz`."""
 
     def __init__(self, folder: Path | str):
         folder = Path(folder)
@@ -53,6 +63,7 @@ class FoldModel:
                 self.weight = head["weight"].astype(np.float32)  # (F,)
                 self.bias = np.float32(head["bias"])
                 self.dropout = float(head["dropout"])
+            self.num_stage_features = int({out.name: out.shape for out in self._session.get_outputs()}["stages"][1])
         except Exception as error:  # onnxruntime and zipfile raise many types; every one of them means: this fold is unusable
             raise ReleaseError(f"{folder}: cannot load model.onnx and head.npz ({type(error).__name__})") from error
         if self.weight.shape != (self.sidecar["num_features"],):
@@ -65,10 +76,11 @@ class FoldModel:
         features: NDArray[np.float32] = self._session.run(["features"], {"image": image[None].astype(np.float32)})[0]
         return features[0]
 
-    def run_with_map(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """(C, S, S) uint8 → pooled features (F,), class activation map (h, w); see `activation_map`."""
-        features, feature_map = self._session.run(["features", "map"], {"image": image[None].astype(np.float32)})
-        return features[0], activation_map(feature_map[0], self.weight)
+    def run_whole(self, image: NDArray[np.uint8]) -> Whole:
+        """(C, S, S) uint8 → Whole, by the same pass."""
+        outputs = self._session.run(["features", "stages", "map"], {"image": image[None].astype(np.float32)})
+        features, stages, feature_map = (output[0] for output in outputs)
+        return Whole(features, stages, activation_map(feature_map, self.weight))
 
     def logit(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Pooled features (..., F) → logit of "stroke" (...), dropout off."""
@@ -101,6 +113,7 @@ class Passes:
     """What K fold models say about one slice in V views, dropout off."""
 
     features: NDArray[np.float32]  # (K, V, F) pooled features
+    stages: NDArray[np.float32]  # (K, G) pooled stages of the unchanged slice
     logits: NDArray[np.float32]  # (K, V)
     activation: NDArray[np.float32]  # (h, w) class activation map of the unchanged slice, mean over the folds
 
@@ -132,16 +145,20 @@ class Engine:
                 job.cancel()
         features = np.stack([features for features, _ in results]).reshape(len(self.models), len(views), -1)
         logits = np.stack([model.logit(rows) for model, rows in zip(self.models, features, strict=True)])
-        maps = [activation for _, activation in results if activation is not None]
-        return Passes(features, logits, np.mean(maps, axis=0, dtype=np.float32))
+        unchanged = [whole for _, whole in results if whole is not None]
+        activation = np.stack([whole.activation for whole in unchanged]).mean(axis=0, dtype=np.float32)
+        return Passes(features, np.stack([whole.stages for whole in unchanged]), logits, np.asarray(activation))
 
 
 def _pass(
-    model: FoldModel, view: NDArray[np.uint8], with_map: bool, deadline: float
-) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    model: FoldModel, view: NDArray[np.uint8], unchanged: bool, deadline: float
+) -> tuple[NDArray[np.float32], Whole | None]:
     if time.monotonic() > deadline:
         raise DeadlineError("the time allowed for this request is over")
-    return model.run_with_map(view) if with_map else (model.run(view), None)
+    if not unchanged:
+        return model.run(view), None
+    whole = model.run_whole(view)
+    return whole.features, whole
 
 
 def available_cores() -> int:
@@ -158,15 +175,18 @@ def score_slices(
     """Score images (n, C, S, S) uint8 in every view. `progress` is called with the number of slices done."""
     check_views(views)
 
-    def score(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return np.stack([model.run(view) for view in make_views(image, views)])  # (V, F)
+    def score(image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        unchanged, *others = make_views(image, views)
+        whole = model.run_whole(unchanged)
+        return np.stack([whole.features, *map(model.run, others)]), whole.stages  # (V, F), (G,)
 
     features = np.empty((len(images), len(views), len(model.weight)), np.float32)
+    stages = np.empty((len(images), model.num_stage_features), np.float32)
     with ThreadPoolExecutor(available_cores()) as pool:
         for i, row in enumerate(pool.map(score, images)):
-            features[i] = row
+            features[i], stages[i] = row
             progress(i + 1)
-    return FoldScores(model.logit(features), features)
+    return FoldScores(model.logit(features), features, stages)
 
 
 def check_views(views: Sequence[str]) -> None:

@@ -3,22 +3,22 @@
 Every score takes features (m, F) and gives (m,) float64, higher = stranger. Features that are not finite score +inf, so that
 a threshold refuses them; no score is ever NaN. `n` below counts the slices of the fold's training part.
 
+The last features keep what decides between the classes and forget the rest. `mahalanobis_stages` therefore reads the pooled
+stages (m, G) instead: what the network saw on the way, texture first.
+
 Energy and ViM need the logits of a softmax, but our head has one logit z. [-z/2, z/2] gives the same softmax, as any shift
 of it does, and here the shift matters: with [0, z] every confident "normal" would be as strange as can be.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from strokect.errors import NotEstimableError, ReleaseError
-from strokect.files import atomic_path
+from strokect.errors import NotEstimableError
 
-Features = NDArray[np.float32]  # (m, F)
+Features = NDArray[np.float32]  # (m, F), or (m, G) for pooled stages
 Floats = NDArray[np.float64]
 Statistics = Mapping[str, NDArray[np.float32]]  # what SHAPES says
 
@@ -26,12 +26,12 @@ RANK = 192  # principal directions kept: two bases of 1536 features are 2.4 MB
 BANK = 480  # training slices kept for the nearest neighbours: 2.9 MB of 1536 features
 NEIGHBOURS = 5
 FLOOR = 1e-4  # of the mean variance: float32 rounding in a direction without variance must not count for much
-POSITIVE = ("variances", "residual", "alpha", "scale")  # endings of names whose values are above 0
 
 # Array by array, one letter per axis; a letter has the same length wherever it stands in one file. F = number of features,
-# K classes, R directions, B slices in the bank.
+# G stage features, K classes, R directions, B slices in the bank.
 GAUSSIAN = {"means": "KF", "basis": "FR", "variances": "R", "residual": ""}
 RAW, UNIT = ({f"{prefix}_{name}": axes for name, axes in GAUSSIAN.items()} for prefix in ("raw", "unit"))
+STAGES = {f"stages_{name}": axes.replace("F", "G") for name, axes in GAUSSIAN.items()} | {"centre": "G", "spread": "G"}
 HEAD = {"weight": "F", "bias": ""}
 SHAPES: dict[str, dict[str, str]] = {
     "energy": HEAD,
@@ -39,29 +39,37 @@ SHAPES: dict[str, dict[str, str]] = {
     "mahalanobis": RAW,
     "mahalanobis_joint": RAW | UNIT,
     "mahalanobis_normalised": UNIT,
+    "mahalanobis_stages": STAGES,
     "vim": {**HEAD, "vim_basis": "FR", "vim_alpha": ""},
 }
 
 
 def fit_statistics(
-    features: Features, labels: NDArray[np.int64], weight: Features, bias: float | np.float32, rank: int | None = None
+    features: Features,
+    stages: Features,
+    labels: NDArray[np.int64],
+    weight: Features,
+    bias: float | np.float32,
+    rank: int | None = None,
 ) -> dict[str, NDArray[np.float32]]:
     """The statistics of all scores from one fold's training part.
 
-    features (n, F), labels (n,), and the head's weight (F,) and bias. `rank` is the number of principal directions kept, by
-    default RANK but at most n / 4: the variance along a direction needs slices to be estimated from. Raises
+    features (n, F), pooled stages (n, G), labels (n,), and the head's weight (F,) and bias. `rank` is the number of principal
+    directions kept, by default RANK but at most n / 4: the variance along a direction needs slices to be estimated from. Raises
     NotEstimableError where features are not finite or do not vary.
     """
-    x, w = np.asarray(features, np.float64), np.asarray(weight, np.float64)
-    if not np.isfinite(x).all():
+    x, y, w = np.asarray(features, np.float64), np.asarray(stages, np.float64), np.asarray(weight, np.float64)
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise NotEstimableError(f"feature gate: features of {len(x)} training slices, and some are not finite")
-    rank = min(rank or min(RANK, max(len(x) // 4, 1)), x.shape[1])
+    rank = rank or min(RANK, max(len(x) // 4, 1))
     kept = np.unique(np.linspace(0, len(x) - 1, BANK).round().astype(np.int64))  # even over slices, so over patients
     made: dict[str, Any] = {"weight": weight, "bias": bias, "bank": _unit(x[kept])}
-    for prefix, points in (("raw", x), ("unit", _unit(x))):
-        made |= {f"{prefix}_{name}": value for name, value in _fit_gaussian(points, labels, rank).items()}
+    # Channels of different stages differ in scale by orders of magnitude; those of one layer do not.
+    made |= {"centre": y.mean(axis=0), "spread": np.maximum(y.std(axis=0), max(FLOOR * y.std(axis=0).mean(), 1e-12))}
+    for prefix, points in (("raw", x), ("unit", _unit(x)), ("stages", (y - made["centre"]) / made["spread"])):
+        made |= {f"{prefix}_{name}": value for name, value in _fit_gaussian(points, labels, min(rank, points.shape[1])).items()}
     centred = x - _origin(w, np.float64(bias))
-    basis = _principal(centred, rank)[1]
+    basis = _principal(centred, min(rank, x.shape[1]))[1]
     outside = np.sqrt(_outside(centred, centred @ basis))
     least = np.sqrt(FLOOR * _square_sum(centred).mean())
     made |= {"vim_basis": basis, "vim_alpha": np.abs(x @ w + bias).mean() / 2 / max(outside.mean(), least)}
@@ -153,6 +161,11 @@ def mahalanobis_joint(features: Features, statistics: Statistics) -> Floats:
     return np.sqrt(_squared_distance(features, statistics, "raw") + _squared_distance(_unit(features), statistics, "unit"))
 
 
+def mahalanobis_stages(stages: Features, statistics: Statistics) -> Floats:
+    """The Mahalanobis distance of all pooled stages at once (Lee et al., NeurIPS 2018, fit a regression over layers instead)."""
+    return np.sqrt(_squared_distance((stages - statistics["centre"]) / statistics["spread"], statistics, "stages"))
+
+
 def vim(features: Features, statistics: Statistics) -> Floats:
     """α·‖part of x - u outside the principal subspace‖ - log Σ exp of the logits (Wang et al., CVPR 2022).
 
@@ -175,76 +188,11 @@ def _refusing(score: Callable[[Features, Statistics], Floats]) -> Callable[[Feat
 
 
 SCORES: dict[str, Callable[[Features, Statistics], Floats]] = {
-    score.__name__: _refusing(score) for score in (energy, knn, mahalanobis, mahalanobis_joint, mahalanobis_normalised, vim)
+    score.__name__: _refusing(score)
+    for score in (energy, knn, mahalanobis, mahalanobis_joint, mahalanobis_normalised, mahalanobis_stages, vim)
 }
 
 
-@dataclass(frozen=True)
-class Standard:
-    """Location and scale of a fold's scores: folds are averaged in these units and meet one threshold."""
-
-    location: float
-    scale: float
-
-    @classmethod
-    def of(cls, scores: ArrayLike) -> "Standard":
-        """Median, and distance from it to the 95 % quantile, of out-of-fold scores (n,), all finite.
-
-        The tail, so that folds reject alike at a common threshold: with the median absolute deviation, CT-ICH's folds rejected
-        from 0.4 to 3 % where together they rejected 2. In units of σ if normal.
-        """
-        s = np.asarray(scores, np.float64)
-        location = float(np.median(s)) if s.size and np.isfinite(s).all() else np.nan
-        scale = (float(np.quantile(s, 0.95)) - location) / 1.645 if np.isfinite(location) else np.nan
-        if not scale > 0:
-            raise NotEstimableError(
-                f"feature gate: {s.size} out-of-fold scores have no scale (none, not finite, or mostly alike)"
-            )
-        return cls(location, scale)
-
-    def __call__(self, scores: ArrayLike) -> Floats:
-        """Scores of any shape in units of the fold's scale; infinity stays infinity."""
-        return (np.asarray(scores, np.float64) - self.location) / self.scale
-
-
-@dataclass(frozen=True)
-class Gate:
-    """One fold's share of the feature gate."""
-
-    score: str  # a key of SCORES
-    statistics: Statistics  # at least what SHAPES[score] names
-    standard: Standard
-
-    def __call__(self, features: Features) -> Floats:
-        """Features (m, F) → strangeness (m,) on the scale that the folds share; +inf where it cannot be told."""
-        return self.standard(SCORES[self.score](features, self.statistics))
-
-
-def save_gate(path: Path, gate: Gate) -> None:
-    """Write what the gate's score needs as .npz: at most 3 MB for 1536 features."""
-    with atomic_path(path) as temporary:
-        arrays = {name: gate.statistics[name] for name in SHAPES[gate.score]}
-        np.savez(temporary, allow_pickle=False, score=gate.score, **asdict(gate.standard), **arrays)
-
-
-def load_gate(path: Path, num_features: int) -> Gate:
-    """Read a gate. Raises ReleaseError naming the file unless it is whole, finite and for `num_features` features."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        score = str(arrays.pop("score"))
-    except Exception as error:  # numpy, zipfile and zlib raise many types; every one of them means: unusable
-        raise ReleaseError(f"{path}: cannot be read as a feature gate ({type(error).__name__})") from error
-    if score not in SHAPES:
-        raise ReleaseError(f"{path}: unknown score {score!r}; known: {', '.join(SHAPES)}")
-    shapes = SHAPES[score] | {"location": "", "scale": ""}
-    if set(arrays) != set(shapes):
-        raise ReleaseError(f"{path}: holds {', '.join(sorted(arrays))}; {score} needs {', '.join(sorted(shapes))}")
-    lengths = {"F": num_features}
-    for name, axes in shapes.items():
-        value = arrays[name]
-        if value.ndim != len(axes) or any(not n or lengths.setdefault(a, n) != n for a, n in zip(axes, value.shape, strict=True)):
-            raise ReleaseError(f"{path}: {name} has shape {value.shape}, which does not fit {num_features} features or the rest")
-        if value.dtype.kind != "f" or not np.isfinite(value).all() or (name.endswith(POSITIVE) and (value <= 0).any()):
-            raise ReleaseError(f"{path}: {name} holds something that is not a finite number, or not above 0 as it must be")
-    return Gate(score, arrays, Standard(float(arrays.pop("location")), float(arrays.pop("scale"))))
+def score_by(name: str, features: Features, stages: Features, statistics: Statistics) -> Floats:
+    """The score `name` of slices with features (m, F) and pooled stages (m, G): (m,)."""
+    return SCORES[name](stages if name == "mahalanobis_stages" else features, statistics)

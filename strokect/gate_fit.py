@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from strokect.calibration import Calibrator
-from strokect.engine import FoldModel, score_slices
-from strokect.feature_gate import SCORES, Gate, Standard, Statistics, fit_statistics
+from strokect.engine import FoldModel, FoldScores, score_slices
+from strokect.feature_gate import SCORES, Statistics, fit_statistics, score_by
+from strokect.gate import Gate, Standard
 from strokect.manifest import Prepared
 from strokect.params import SafetyParams
 from strokect.proxies import choose_score, proxy_outliers
@@ -37,10 +38,10 @@ class FoldGate:
         return Standard.of(self.held_out[score])
 
 
-def read_oof(fold: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Manifest rows (n,) that a fold holds out and their pooled features (n, V, F)."""
+def read_oof(fold: int) -> tuple[NDArray[np.int64], FoldScores]:
+    """Manifest rows (n,) that a fold holds out, and what its exported model says about them."""
     with np.load(EXPORTS / str(fold) / "oof.npz", allow_pickle=False) as oof:
-        return oof["rows"], oof["features"]
+        return oof["rows"], FoldScores(oof["logits"], oof["features"], oof["stages"])
 
 
 def fit_gates(prepared: Prepared, split: pd.DataFrame, folds: Sequence[int], params: SafetyParams) -> dict[int, FoldGate]:
@@ -48,14 +49,14 @@ def fit_gates(prepared: Prepared, split: pd.DataFrame, folds: Sequence[int], par
     gates = {}
     for fold in folds:
         model, training = FoldModel(EXPORTS / str(fold)), training_rows(split, fold)
-        rows, features = read_oof(fold)
+        rows, held_out = read_oof(fold)
         rng = np.random.default_rng([params.seed, fold])
         kinds = proxy_outliers(prepared.images[rows], rng, params.proxies_per_kind, with_phantom=not prepared.cohort["synthetic"])
         total = len(training) + sum(map(len, kinds.values()))
         with tqdm(total=total, desc=f"safety: gate of fold {fold}", unit="slice", mininterval=1) as bar:
             statistics = statistics_of(model, prepared, training, bar.update)
-            proxies = {kind: _scores(unchanged_features(model, images, bar.update), statistics) for kind, images in kinds.items()}
-        gates[fold] = FoldGate(statistics, rows, _scores(features[:, 0], statistics), proxies)
+            proxies = {kind: _scores(score_unchanged(model, images, bar.update), statistics) for kind, images in kinds.items()}
+        gates[fold] = FoldGate(statistics, rows, _scores(held_out, statistics), proxies)
     return gates
 
 
@@ -63,19 +64,17 @@ def statistics_of(
     model: FoldModel, prepared: Prepared, rows: NDArray[np.int64], progress: Callable[[], object] = lambda: None
 ) -> Statistics:
     """Gate statistics of a model on the slices `rows`."""
-    features = unchanged_features(model, prepared.images[rows], progress)
-    return fit_statistics(features, prepared.labels[rows], model.weight, model.bias)
+    seen = score_unchanged(model, prepared.images[rows], progress)
+    return fit_statistics(seen.features[:, 0], seen.stages, prepared.labels[rows], model.weight, model.bias)
 
 
-def unchanged_features(
-    model: FoldModel, images: NDArray[np.uint8], progress: Callable[[], object] = lambda: None
-) -> NDArray[np.float32]:
-    """Pooled features (n, F) of unchanged slices (n, C, S, S): the gate looks at no other view."""
-    return score_slices(model, images, ["identity"], lambda done: progress()).features[:, 0]
+def score_unchanged(model: FoldModel, images: NDArray[np.uint8], progress: Callable[[], object] = lambda: None) -> FoldScores:
+    """Unchanged slices (n, C, S, S) by a model: the gate looks at no other view."""
+    return score_slices(model, images, ["identity"], lambda done: progress())
 
 
-def _scores(features: NDArray[np.float32], statistics: Statistics) -> dict[str, Floats]:
-    return {name: score(features, statistics) for name, score in SCORES.items()}
+def _scores(seen: FoldScores, statistics: Statistics) -> dict[str, Floats]:
+    return {name: score_by(name, seen.features[:, 0], seen.stages, statistics) for name in SCORES}
 
 
 def choose_gate(gates: Sequence[FoldGate]) -> tuple[str, dict[str, Any]]:
@@ -107,7 +106,8 @@ def dropout_spread(folds: Sequence[int], sha256: NDArray[np.str_], calibrator: C
     rows, spread = [], []
     for fold in folds:
         model = FoldModel(EXPORTS / str(fold))
-        for row, features in zip(*read_oof(fold), strict=True):
+        held_out, seen = read_oof(fold)
+        for row, features in zip(held_out, seen.features, strict=True):
             masks = dropout_masks(sha256[row], fold, len(features), samples, features.shape[1], model.dropout)
             sampled = sample_logits(features, model.weight, float(model.bias), model.dropout, masks)
             rows.append(row)

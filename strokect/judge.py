@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from strokect.calibration import Calibrator
 from strokect.engine import Engine, FoldModel, available_cores
 from strokect.errors import ReleaseError
-from strokect.feature_gate import Gate, load_gate
 from strokect.files import sha256_file
+from strokect.gate import Gate, load_gate
 from strokect.pixel_checks import find_flags, measure
 from strokect.policy import Evidence, Policy, read_policy
 from strokect.slices import Picture, resize_slice
+from strokect.texture import TEXTURE
 from strokect.uncertainty import dropout_masks, mc_std, sample_logits
 
 REFIT = "run `dvc repro safety build_bento`"
@@ -58,15 +59,25 @@ class Judge:
         passes = self.engine.run(resize_slice(picture.grey, self.engine.models[0].sidecar["image_size"]), deadline)
         logits = passes.logits.astype(np.float64).mean(axis=1)  # (folds,)
         evidence = Evidence(
-            flags=tuple(find_flags(measure(picture), self.policy.limits)),
+            flags=self._flags(picture),
             gate_scores=np.array(
-                [float(gate(row[None])[0]) for gate, row in zip(self.gates, passes.features[:, 0], strict=True)]
+                [
+                    float(gate(features[:1], stages[None])[0])
+                    for gate, features, stages in zip(self.gates, passes.features, passes.stages, strict=True)
+                ]
             ),
             logits=logits,
             probabilities=self.calibrator(logits),
             mc_std=self._mc_std(passes.features, sha256),
         )
         return Examination(evidence, passes.activation)
+
+    def _flags(self, picture: Picture) -> tuple[str, ...]:
+        """What the pixel checks object to; a blank or coloured picture has no texture worth naming."""
+        measured = measure(picture)
+        flags = find_flags(measured, self.policy.limits)
+        usual = bool(self.policy.texture.distance(measured) <= self.policy.texture_limit)
+        return tuple(flags if usual or "blank" in flags else [*flags, TEXTURE])
 
     def _mc_std(self, features: NDArray[np.float32], sha256: str) -> float:
         """Features (folds, V, F) → standard deviation of the probability over the dropout samples, mean over the folds."""
@@ -96,7 +107,8 @@ def load_judge(folders: Mapping[str, Path], views: Sequence[str], calibrator: Ca
     with ThreadPoolExecutor(available_cores()) as pool:
         models = list(pool.map(lambda name: FoldModel(folders[name]), policy.models))
     gates = [
-        load_gate(safety / "gates" / f"{name}.npz", len(model.weight)) for name, model in zip(policy.models, models, strict=True)
+        load_gate(safety / "gates" / f"{name}.npz", len(model.weight), model.num_stage_features)
+        for name, model in zip(policy.models, models, strict=True)
     ]
     for name, gate in zip(policy.models, gates, strict=True):
         if gate.score != policy.gate:

@@ -44,11 +44,18 @@ class FoldNet(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
     def features(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images → pooled features (B, F) and the last feature map (B, F, h, w). This is what gets exported."""
-        x = images.float() / 255.0
-        x = (x.expand(-1, 3, -1, -1) - self.mean) / self.std
-        feature_map = self.backbone.forward_features(x)
+        """Images → pooled features (B, F) and the last feature map (B, F, h, w)."""
+        feature_map = self.backbone.forward_features(self._normalised(images))
         return feature_map.mean(dim=(2, 3)), feature_map
+
+    def all_features(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`features`, and the mean of every channel after each of timm's stages (B, G). This is what gets exported."""
+        feature_map, stages = self.backbone.forward_intermediates(self._normalised(images))
+        return feature_map.mean(dim=(2, 3)), feature_map, torch.cat([stage.mean(dim=(2, 3)) for stage in stages], dim=1)
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        x = images.float() / 255.0
+        return (x.expand(-1, 3, -1, -1) - self.mean) / self.std
 
     def forward(self, images: Tensor) -> Tensor:
         pooled, _ = self.features(images)

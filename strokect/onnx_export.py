@@ -1,4 +1,4 @@
-"""A trained fold out of torch: `model.onnx` (slice → pooled features, last feature map) and `head.npz`."""
+"""A trained fold out of torch: `model.onnx` (slice → pooled features, last feature map, pooled stages) and `head.npz`."""
 
 import logging
 import warnings
@@ -29,8 +29,8 @@ class _Features(nn.Module):
         super().__init__()
         self.net = net
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        return self.net.features(image)
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.net.all_features(image)
 
 
 def export_fold(net: FoldNet, folder: Path, *, channels: int, size: int) -> None:
@@ -45,7 +45,7 @@ def export_fold(net: FoldNet, folder: Path, *, channels: int, size: int) -> None
             (example,),
             path,
             input_names=["image"],
-            output_names=["features", "map"],
+            output_names=["features", "map", "stages"],
             opset_version=OPSET,
             dynamo=True,
             external_data=False,

@@ -21,6 +21,7 @@ from strokect.morphology import DARK, Grey, Mask, dilate, erode, find_head, shri
 
 BONE = 235  # grey level on the small copy, where bone is averaged with what lies beside it
 MIN_BRAIN_PX = 12  # of the small copy; fewer have no median worth the name
+RIM_PX = 7  # of the small copy: scalp and thin skull, which is as sharp as ink, lie within half of it from the outline
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ CHECKS: dict[str, Check] = {
     "fine_noise": Check("noise", 0.5, 25.0),  # mean difference of neighbouring pixels of the brain, grey levels
     "blockiness": Check("jpeg_artefacts", None, 1.8),  # the same across 8 × 8 block borders ÷ inside blocks
     "strokes": Check("annotation", None, 2.0),  # thin white strokes met by one row of pixels over the brain
-    "bright_strokes": Check("annotation", None, 1.8),  # length × contrast of thin, sharp white or grey lines over soft tissue
+    "bright_strokes": Check("annotation", None, 1.2),  # length × contrast of thin, sharp white or grey lines over soft tissue
     "dark_strokes": Check("annotation", None, 0.6),  # and of black ones
 }
 REASONS: dict[str, str] = {
@@ -123,7 +124,7 @@ def measure(picture: Picture) -> dict[str, float]:
             inside = Image.fromarray(brain).resize((width, height), Image.Resampling.NEAREST)
             measured |= _describe_texture(grey, np.asarray(inside))
         measured["strokes"] = _strokes(grey)
-        core = Image.fromarray(head & ~dilate(~head, 5)).resize((width, height), Image.Resampling.NEAREST)
+        core = Image.fromarray(head & ~dilate(~head, RIM_PX)).resize((width, height), Image.Resampling.NEAREST)
         measured |= measure_strokes(grey, np.asarray(core))
     return measured
 

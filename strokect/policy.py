@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from strokect.errors import DataError, NoResultError, ReleaseError
 from strokect.files import read_json
 from strokect.pixel_checks import REASONS, Limit, limits_from_json, limits_to_json
+from strokect.texture import TEXTURE, TEXTURE_REASON, Texture
 from strokect.uncertainty import MEASURES, measure_uncertainty
 
 SCHEMA = 1
 UNLIKE = "unlike_training"
-UNLIKE_REASON = "unlike any training slice"
+REJECT_REASONS = {**REASONS, TEXTURE: TEXTURE_REASON, UNLIKE: "unlike any training slice"}
 REFER_REASONS = {
     "nearness": "the probability is too near the threshold",
     "entropy": "the probability is too near a half",
@@ -33,7 +34,7 @@ assert REFER_REASONS.keys() == MEASURES.keys()
 class Evidence:
     """What models and checks found out about one picture."""
 
-    flags: tuple[str, ...]  # codes of the pixel checks that it failed
+    flags: tuple[str, ...]  # codes of the pixel checks that it failed, texture among them
     gate_scores: NDArray[np.float64]  # (folds,) feature gate on the common scale; higher is stranger
     logits: NDArray[np.float64]  # (folds,) mean over the views, dropout off
     probabilities: NDArray[np.float64]  # (folds,) calibrated
@@ -64,6 +65,8 @@ class Policy:
     models: tuple[str, ...]  # names of the models that ship: "0" … "4", or "student"
     threshold: float  # a slice is "stroke" from this probability on
     limits: dict[str, Limit]  # of the pixel checks
+    texture: Texture
+    texture_limit: float
     gate: str  # name of the feature gate's score
     gate_threshold: float
     measure: str  # one of uncertainty.MEASURES
@@ -77,7 +80,7 @@ class Policy:
         """Evidence → Decision. Raises NoResultError when a number that a label needs is missing or not finite."""
         flags = [*evidence.flags, *([UNLIKE] if evidence.gate_score > self.gate_threshold else [])]
         if flags:
-            return Decision("reject", tuple(_reason(flag) for flag in flags), tuple(flags), None, None)
+            return Decision("reject", tuple(REJECT_REASONS[flag] for flag in flags), tuple(flags), None, None)
         probability = self._probability(evidence)
         uncertainty = measure_uncertainty(self.measure, probability, self.threshold, evidence.mc_std, evidence.gate_score)
         if uncertainty > self.refer_above:
@@ -109,6 +112,7 @@ class Policy:
             "sha256": self.sha256,
             "threshold": self.threshold,
             "pixel_checks": limits_to_json(self.limits),
+            "texture": {**self.texture.to_json(), "limit": self.texture_limit},
             "feature_gate": {"score": self.gate, "threshold": self.gate_threshold},
             "refer": {"measure": self.measure, "above": self.refer_above},
             "mc_samples": self.samples,
@@ -126,6 +130,8 @@ class Policy:
                 models=tuple(str(name) for name in value["models"]),
                 threshold=float(value["threshold"]),
                 limits=limits_from_json(value["pixel_checks"]),
+                texture=Texture.from_json(value["texture"]),
+                texture_limit=float(value["texture"]["limit"]),
                 gate=str(gate["score"]),
                 gate_threshold=float(gate["threshold"]),
                 measure=str(refer["measure"]),
@@ -147,7 +153,7 @@ class Policy:
             problem = f"models {list(self.models)}"
         elif self.sha256.keys() != set(self.models):
             problem = f"hashes for {sorted(self.sha256)}, models {sorted(self.models)}"
-        elif not (math.isfinite(self.gate_threshold) and math.isfinite(self.refer_above)):
+        elif not np.isfinite([self.gate_threshold, self.texture_limit, self.refer_above]).all():
             problem = "a threshold is not a finite number"
         elif not (0 <= self.threshold <= 1 and 0 <= self.series_share < 1):
             problem = f"threshold {self.threshold}, series share {self.series_share}: from 0 to 1, the share below 1"
@@ -155,10 +161,6 @@ class Policy:
             problem = f"measure {self.measure!r} with {self.samples} samples"
         if problem:
             raise ReleaseError(f"policy.json: {problem}")
-
-
-def _reason(flag: str) -> str:
-    return UNLIKE_REASON if flag == UNLIKE else REASONS[flag]
 
 
 def read_policy(path: Path) -> Policy:

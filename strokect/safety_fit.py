@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from strokect.calibration_fit import CROSS_FIT_GROUPS, patient_groups
 from strokect.errors import SafetyError
-from strokect.feature_gate import Standard
+from strokect.gate import Standard
 from strokect.pixel_checks import Limit, fit_limits
 from strokect.statistics import bootstrap_weights, estimate, roc_auc
+from strokect.texture import GUARD, Texture
 from strokect.uncertainty import MEASURES
 
 Floats = NDArray[np.float64]
@@ -28,6 +29,7 @@ class Scored:
     """Development slices as the gate and their own fold's model saw them; n slices in one order."""
 
     pixels: dict[str, Floats]  # descriptor → (n,)
+    texture: Floats  # (n,) distance of the brain's texture to that of all slices
     raw_gate: Floats  # (n,) gate score by the fold that holds the slice out, on that fold's own scale
     fold: NDArray[np.int64]  # (n,) that fold
     gate: Floats  # (n,) the score on the scale that all folds share
@@ -41,6 +43,7 @@ class Scored:
         """The slices of `where` (n,)."""
         return Scored(
             {name: values[where] for name, values in self.pixels.items()},
+            self.texture[where],
             self.raw_gate[where],
             self.fold[where],
             self.gate[where],
@@ -75,11 +78,13 @@ class GateLimits:
 
     level: float  # tail of each single check
     pixels: dict[str, Limit]
+    texture: float
     gate_threshold: float
 
     def rejects(self, scored: Scored) -> Bools:
         """(n,) whether any layer objects."""
-        return outside(scored.pixels, self.pixels) | ~(scored.gate <= self.gate_threshold)
+        texture, gate = scored.texture <= self.texture, scored.gate <= self.gate_threshold
+        return outside(scored.pixels, self.pixels) | ~texture | ~gate
 
 
 def outside(pixels: dict[str, Floats], limits: dict[str, Limit]) -> Bools:
@@ -95,7 +100,8 @@ def fit_gate(scored: Scored, max_false_reject: float) -> GateLimits:
     """
 
     def at(level: float) -> GateLimits:
-        return GateLimits(level, fit_limits(scored.pixels, level), limit_above(scored.gate, level))
+        texture = max(GUARD, limit_above(scored.texture[np.isfinite(scored.texture)], level))
+        return GateLimits(level, fit_limits(scored.pixels, level), texture, limit_above(scored.gate, level))
 
     def holds(limits: GateLimits) -> bool:
         rejected = limits.rejects(scored)
@@ -198,13 +204,14 @@ class CrossFitted:
 def cross_fitted(
     scored: Scored, threshold: float, measure: str, max_false_reject: float, refer_rate: float, seed: int
 ) -> CrossFitted:
-    """Limits, common scale of the gate, refer band and series rule, fitted anew for each group of patients without them."""
+    """Limits, texture, common scale of the gate, refer band and series rule, fitted anew without each group of patients."""
     n, names = len(scored.labels), np.unique(scored.patients)
     rejected, referred, series = np.zeros(n, bool), np.zeros(n, bool), np.zeros(len(names), bool)
     groups = patient_groups(scored.patients, scored.labels, CROSS_FIT_GROUPS, seed)
     for group in np.unique(groups):
         own, rest = groups == group, groups != group
-        again = replace(scored, gate=on_common_scale(scored.raw_gate, scored.fold, rest))
+        texture = Texture.of({name: values[rest] for name, values in scored.pixels.items()}).distance(scored.pixels)
+        again = replace(scored, texture=texture, gate=on_common_scale(scored.raw_gate, scored.fold, rest))
         uncertainty = uncertainties(again, threshold)[measure]
         limits = fit_gate(again.take(rest), max_false_reject)
         outside_limits = limits.rejects(again)

@@ -183,7 +183,7 @@ def pointing_game_out_of_fold(prepared: Prepared, masks: NDArray[np.uint8], fold
     for fold in folds:
         model = FoldModel(EXPORTS / str(fold))
         held_out = [row for row in read_oof(fold)[0] if masks[row].any()]
-        maps += [model.run_with_map(prepared.images[row])[1] for row in held_out]
+        maps += [model.run_whole(prepared.images[row]).activation for row in held_out]
         rows += held_out
     return pointing_game(maps, masks[rows], prepared.images[rows][:, 0] > 0)
 

@@ -14,30 +14,38 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from strokect.calibration import Calibrator
-from strokect.feature_gate import Gate, Standard, fit_statistics, save_gate
+from strokect.feature_gate import fit_statistics
 from strokect.files import sha256_file, write_json
+from strokect.gate import Gate, Standard, save_gate
 from strokect.judge import model_hashes
 from strokect.pixel_checks import CHECKS, Limit
 from strokect.policy import Policy
 from strokect.release import version_of
 from strokect.release_writer import write_release
+from strokect.texture import Texture
 
-SIZE, FEATURES = 32, 6
+SIZE, FEATURES, STAGES = 32, 6, 4
 TARGET = "intracranial haemorrhage on this slice"
 
 
 def fake_graph(path: Path, seed: int, size: int = SIZE, features: int = FEATURES) -> None:
-    """Grey levels (1, 1, S, S) → average pooling, fixed 1×1 convolution, position weights → map (1, F, 4, 4), features (1, F)."""
+    """Grey levels (1, 1, S, S) → average pooling, fixed 1×1 convolution, position weights → map (1, F, 4, 4), features (1, F).
+
+    Stages (1, STAGES): the pooled picture by another convolution, averaged.
+    """
     rng = np.random.default_rng(seed)
     constants = {
         "kernel": rng.normal(size=(features, 1, 1, 1)) / 255,
         "place": rng.uniform(0.5, 1.5, size=(1, 1, 4, 4)),  # breaks the symmetry, so that a mirror view differs
+        "stem": rng.normal(size=(STAGES, 1, 1, 1)) / 255,
     }
     nodes = [
         helper.make_node("AveragePool", ["image"], ["pooled"], kernel_shape=[size // 4] * 2, strides=[size // 4] * 2),
         helper.make_node("Conv", ["pooled", "kernel"], ["convolved"]),
         helper.make_node("Mul", ["convolved", "place"], ["map"]),
         helper.make_node("ReduceMean", ["map"], ["features"], axes=[2, 3], keepdims=0),
+        helper.make_node("Conv", ["pooled", "stem"], ["stem_map"]),
+        helper.make_node("ReduceMean", ["stem_map"], ["stages"], axes=[2, 3], keepdims=0),
     ]
     graph = helper.make_graph(
         nodes,
@@ -46,6 +54,7 @@ def fake_graph(path: Path, seed: int, size: int = SIZE, features: int = FEATURES
         [
             helper.make_tensor_value_info("features", TensorProto.FLOAT, [1, features]),
             helper.make_tensor_value_info("map", TensorProto.FLOAT, [1, features, 4, 4]),
+            helper.make_tensor_value_info("stages", TensorProto.FLOAT, [1, STAGES]),
         ],
         [numpy_helper.from_array(v.astype(np.float32), k) for k, v in constants.items()],
     )
@@ -98,6 +107,8 @@ def fake_policy(point: Path, **changes: Any) -> Policy:
         models=names,
         threshold=content["slice"]["threshold"],
         limits=open_limits(),
+        texture=Texture((0.0, 0.0, 0.0), ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))),
+        texture_limit=1e9,
         gate="mahalanobis",
         gate_threshold=1e9,
         measure="mc_std",
@@ -117,8 +128,8 @@ def fake_safety(folder: Path, exports: dict[str, Path], policy: Policy) -> None:
         rng = np.random.default_rng(seed)
         with np.load(export / "head.npz") as head:
             weight, bias = head["weight"], float(head["bias"])
-        features = rng.normal(size=(60, FEATURES)).astype(np.float32)
-        statistics = fit_statistics(features, np.arange(60) % 2, weight, bias)
+        features, stages = (rng.normal(size=(60, n)).astype(np.float32) for n in (FEATURES, STAGES))
+        statistics = fit_statistics(features, stages, np.arange(60) % 2, weight, bias)
         save_gate(folder / "gates" / f"{name}.npz", Gate(policy.gate, statistics, Standard(1.0, 2.0)))
     hashes = {name: model_hashes(export, folder / "gates" / f"{name}.npz") for name, export in exports.items()}
     write_json(folder / "policy.json", replace(policy, sha256=hashes).to_json())

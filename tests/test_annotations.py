@@ -1,5 +1,7 @@
 """Ink over the brain: drawn lines of known length and contrast are measured, blurred or thick structures are not."""
 
+import itertools
+
 import numpy as np
 import pytest
 from fakes import encode
@@ -53,12 +55,15 @@ def test_what_no_pen_draws_does_not_count() -> None:
     assert measure_strokes(tissue(), INSIDE) == nothing
     assert measure_strokes(with_line(255, 24), INSIDE) == nothing  # thick, as bone
     assert measure_strokes(with_line(0, 24), INSIDE) == nothing  # a ventricle full of air
-    assert measure_strokes(with_line(165, 3), INSIDE)["bright_strokes"] < 0.2  # a falx
-    for level in (255, 0):  # sutures, vessels, fat: as strong, but blurred by the scanner
-        assert measure_strokes(with_line(level, 2, blur=2.0), INSIDE) == nothing
-    beside_bone = with_line(255, 2)
-    beside_bone[258:300] = 255
-    assert measure_strokes(beside_bone, INSIDE) == nothing
+    assert measure_strokes(with_line(150, 3), INSIDE) == nothing  # fainter than any pen
+    assert measure_strokes(with_line(180, 3, blur=1.2), INSIDE) == nothing  # a dense falx
+    assert measure_strokes(with_line(45, 3), INSIDE) == nothing  # the fluid in a furrow
+    for level, blur in itertools.product((255, 0), (1.2, 2.0)):  # sutures, vessels, fat: as strong, but blurred by the scanner
+        assert measure_strokes(with_line(level, 2, blur=blur), INSIDE) == nothing
+    for bone, gap in itertools.product((255, 0), (0, 4)):  # or air
+        beside = with_line(255, 2)
+        beside[258 + gap : 300] = bone
+        assert measure_strokes(beside, INSIDE) == nothing
     assert measure_strokes(with_line(255, 2), INSIDE & (np.arange(SIDE) > 320)) == nothing  # outside the head
     assert measure_strokes(with_line(255, 2), np.zeros_like(INSIDE)) == nothing
 
@@ -105,10 +110,13 @@ def test_text_contours_and_calipers_are_flagged_as_png_and_jpeg(level: int, qual
 
 
 def test_step_height_on_a_profile() -> None:
-    row = np.array([100, 100, 180, 250, 170, 100, 100, 100, 160, 160, 160, 160, 160, 100], np.uint8)
-    found = step_height(np.tile(row, (9, 1)), 3)[4]
-    assert found[3] == 80  # rises by 80 and 70, falls by 80 and 70: the lower of the two largest
-    assert found[7] == 0 and found[10] == 0  # flat; an edge on either side is more than 3 pixels off
+    def height(*row: int) -> list[int]:
+        return step_height(np.tile(np.array(row, np.uint8), (9, 1)), 3)[4].tolist()
+
+    assert height(100, 100, 180, 250, 170, 100, 100) == [0, 0, 80, 80, 70, 0, 0]  # from 170 on it falls by 70 only
+    assert height(100, 160, 160, 160, 160, 160, 100) == [0, 0, 0, 60, 0, 0, 0]  # both edges are 3 pixels off the middle only
+    assert height(100, 160, 160, 160, 160, 160, 160, 100) == [0] * 8
+    assert height(100, 100, 160, 160, 160, 160) == [0] * 6  # one edge is no stroke
 
 
 def test_parts_against_scipy() -> None:

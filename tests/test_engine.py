@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from fakes import FEATURES, SIZE, fake_export, grey_slice
+from fakes import FEATURES, SIZE, STAGES, fake_export, grey_slice
 from onnx import TensorProto, helper
 
-from strokect.engine import Engine, FoldModel, Passes, activation_map, score_slices
+from strokect.engine import Engine, FoldModel, Passes, Whole, activation_map, score_slices
 from strokect.errors import DeadlineError, ReleaseError
 from strokect.files import read_json, write_json
 from strokect.sidecar import read_sidecar
@@ -32,6 +32,7 @@ def test_scores_have_one_row_per_slice_and_one_column_per_view(tmp_path: Path, i
     assert done == [1, 2, 3, 4, 5]
     features = model.run(make_views(images[3], ["mirror"])[0])
     assert np.allclose(scores.features[3, 1], features)
+    assert np.array_equal(scores.stages[3], model.run_whole(images[3]).stages) and scores.stages.shape == (5, STAGES)
     assert np.isclose(scores.logits[3, 1], features @ model.weight + model.bias)
     assert not np.allclose(scores.logits[:, 0], scores.logits[:, 1])
 
@@ -54,7 +55,8 @@ def test_views_are_known_and_begin_with_the_unchanged_slice(tmp_path: Path, imag
 
 def test_the_map_says_what_each_place_adds_to_the_logit(tmp_path: Path, images: np.ndarray) -> None:
     model = FoldModel(fake_export(tmp_path / "0", 0))
-    features, activation = model.run_with_map(images[0])
+    whole = model.run_whole(images[0])
+    features, activation = whole.features, whole.activation
     assert np.array_equal(features, model.run(images[0])) and activation.shape == (4, 4)
     assert activation.sum() == pytest.approx(model.logit(features) - model.bias, abs=1e-4)
     feature_map = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
@@ -65,14 +67,15 @@ def test_the_map_says_what_each_place_adds_to_the_logit(tmp_path: Path, images: 
 def test_engine_holds_every_fold_and_view_in_order(tmp_path: Path, images: np.ndarray) -> None:
     models = [FoldModel(fake_export(tmp_path / str(k), k)) for k in range(3)]
     passes = Engine(models, ["identity", "mirror", "shift_left"]).run(images[0])
-    for model, features, logits in zip(models, passes.features, passes.logits, strict=True):
+    for model, features, stages, logits in zip(models, passes.features, passes.stages, passes.logits, strict=True):
         expected = score_slices(model, images[:1], ["identity", "mirror", "shift_left"])
-        assert np.array_equal(features, expected.features[0]) and np.array_equal(logits, expected.logits[0])
-    assert np.allclose(passes.activation, np.mean([model.run_with_map(images[0])[1] for model in models], axis=0))
+        assert np.array_equal(features, expected.features[0]) and np.array_equal(stages, expected.stages[0])
+        assert np.array_equal(logits, expected.logits[0])
+    assert np.allclose(passes.activation, np.mean([model.run_whole(images[0]).activation for model in models], axis=0))
 
 
 def equal(a: Passes, b: Passes) -> bool:
-    return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ("features", "logits", "activation"))
+    return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ("features", "stages", "logits", "activation"))
 
 
 def test_the_answer_depends_neither_on_workers_nor_on_neighbours(tmp_path: Path, images: np.ndarray) -> None:
@@ -104,8 +107,8 @@ class SlowModel:
             raise self.error
         return image.reshape(-1)[:FEATURES].astype(np.float32)
 
-    def run_with_map(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return self.run(image), np.zeros((4, 4), np.float32)
+    def run_whole(self, image: np.ndarray) -> Whole:
+        return Whole(self.run(image), np.zeros(STAGES, np.float32), np.zeros((4, 4), np.float32))
 
     def logit(self, features: np.ndarray) -> Any:
         return features @ self.weight

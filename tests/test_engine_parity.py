@@ -111,7 +111,8 @@ def test_the_map_is_grad_cam(twins: Twins) -> None:
     """Selvaraju et al. 2017 by autograd: the gradient of the logit by the map, averaged over space, weighs the channels."""
     maps = []
     for net, model in zip(twins.nets, twins.models, strict=True):
-        features, activation = model.run_with_map(IMAGE)
+        whole = model.run_whole(IMAGE)
+        features, activation = whole.features, whole.activation
         pooled, feature_map = net.features(torch.from_numpy(IMAGE)[None])
         logit = net.head(pooled)[0, 0]
         (gradient,) = torch.autograd.grad(logit, feature_map)
@@ -123,6 +124,20 @@ def test_the_map_is_grad_cam(twins: Twins) -> None:
         assert np.ptp(activation) > 0.01
         maps.append(grad_cam)
     np.testing.assert_allclose(Engine(twins.models, VIEWS).run(IMAGE).activation, np.mean(maps, axis=0), atol=1e-4)
+
+
+def test_the_pooled_stages_are_the_means_of_what_leaves_each_stage(twins: Twins) -> None:
+    """Block by block: a stage ends where the next block halves the map."""
+    for net, model in zip(twins.nets, twins.models, strict=True):
+        left: list[torch.Tensor] = []
+        with torch.inference_mode():
+            x = torch.from_numpy(IMAGE)[None].float().expand(-1, 3, -1, -1) / 255
+            x = net.backbone.bn1(net.backbone.conv_stem((x - net.mean) / net.std))
+            left.extend(x := block(x) for block in net.backbone.blocks)
+        ends = [m for m, after in zip(left, [*left[1:], None], strict=True) if after is None or after.shape[2] < m.shape[2]]
+        want = np.concatenate([m.mean(dim=(2, 3))[0].numpy() for m in ends])
+        assert len(want) == model.num_stage_features
+        np.testing.assert_allclose(model.run_whole(IMAGE).stages, want, rtol=1e-3, atol=1e-4 * np.abs(want).max())
 
 
 def test_the_variance_is_that_of_torch_dropout(twins: Twins) -> None:

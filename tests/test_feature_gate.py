@@ -9,9 +9,10 @@ from pytorch_ood.detector import KNN, EnergyBased, Mahalanobis, ViM
 
 from strokect import feature_gate
 from strokect.errors import NotEstimableError, ReleaseError
-from strokect.feature_gate import SCORES, SHAPES, Gate, Standard, fit_statistics, load_gate, save_gate
+from strokect.feature_gate import SCORES, SHAPES, fit_statistics, score_by
+from strokect.gate import Gate, Standard, load_gate, save_gate
 
-N, F = 400, 24
+N, F, G = 400, 24, 12
 BIAS = 0.3
 
 
@@ -25,6 +26,7 @@ def sample() -> dict[str, np.ndarray]:
     test = np.concatenate([rng.normal(size=(40, F)) @ mixing + 2.0, rng.normal(size=(20, F)) * 8])
     return {
         "features": features.astype(np.float32),
+        "stages": (rng.normal(size=(N, G)) @ rng.normal(size=(G, G)) * np.geomspace(100.0, 0.01, G)).astype(np.float32),
         "labels": labels,
         "weight": rng.normal(size=F).astype(np.float32),
         "test": test.astype(np.float32),
@@ -32,7 +34,14 @@ def sample() -> dict[str, np.ndarray]:
 
 
 def fitted(sample: dict[str, np.ndarray], rank: int | None = None) -> dict[str, np.ndarray]:
-    return fit_statistics(sample["features"], sample["labels"], sample["weight"], BIAS, rank)
+    return fit_statistics(sample["features"], sample["stages"], sample["labels"], sample["weight"], BIAS, rank)
+
+
+def rows_for(name: str, sample: dict[str, np.ndarray]) -> np.ndarray:
+    """What the score `name` reads: test points (60, F), or stages (60, G), of which the last 20 are shifted."""
+    if name != "mahalanobis_stages":
+        return sample["test"]
+    return sample["stages"][:60] + np.where(np.arange(60) < 40, 0, 5)[:, None].astype(np.float32)
 
 
 def unit(x: np.ndarray) -> np.ndarray:
@@ -53,6 +62,28 @@ def test_mahalanobis_of_full_rank_is_that_of_pytorch_ood(sample: dict[str, np.nd
         want = oracle.predict_features(torch.from_numpy(100 * change(sample["test"]))).numpy()
         # It has half the square, with the sum over slices in place of the mean.
         np.testing.assert_allclose(SCORES[name](sample["test"], fitted(sample, rank=F)), np.sqrt(2 * N * want), rtol=2e-3)
+
+
+def test_mahalanobis_of_stages_is_that_of_pytorch_ood_on_standardised_channels(sample: dict[str, np.ndarray]) -> None:
+    stages = sample["stages"].astype(float)
+    standardised = (stages - stages.mean(axis=0)) / stages.std(axis=0)
+    oracle = Mahalanobis(None).to("cpu")
+    oracle.fit_features(torch.from_numpy(100 * standardised).float(), torch.from_numpy(sample["labels"]))
+    test = rows_for("mahalanobis_stages", sample)
+    at = torch.from_numpy(100 * (test - stages.mean(axis=0)) / stages.std(axis=0)).float()
+    want = np.sqrt(2 * N * oracle.predict_features(at).numpy())
+    got = SCORES["mahalanobis_stages"](test, fitted(sample, rank=F))  # a rank above G is G
+    np.testing.assert_allclose(got, want, rtol=2e-3)
+    assert got[40:].min() > got[:40].max()  # the shift of 5 is far more than the last channels ever vary
+
+
+def test_each_score_reads_its_own_features(sample: dict[str, np.ndarray]) -> None:
+    statistics = fitted(sample)
+    for name, score in SCORES.items():
+        stages = rows_for("mahalanobis_stages", sample)
+        np.testing.assert_array_equal(
+            score_by(name, sample["test"], stages, statistics), score(rows_for(name, sample), statistics)
+        )
 
 
 def test_mahalanobis_of_low_rank_is_the_quadratic_form_it_says(sample: dict[str, np.ndarray]) -> None:
@@ -101,7 +132,7 @@ def test_energy_is_that_of_pytorch_ood_and_symmetric(sample: dict[str, np.ndarra
     want = EnergyBased.score(torch.from_numpy(sample["test"]) @ weight.T + bias).numpy()
     got = SCORES["energy"](sample["test"], fitted(sample))
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
-    mirrored = fit_statistics(sample["features"], sample["labels"], -sample["weight"], -BIAS)
+    mirrored = fit_statistics(sample["features"], sample["stages"], sample["labels"], -sample["weight"], -BIAS)
     np.testing.assert_allclose(got, SCORES["energy"](sample["test"], mirrored), rtol=1e-6)
 
 
@@ -110,7 +141,8 @@ def test_points_off_the_training_slices_are_stranger(sample: dict[str, np.ndarra
     rng = np.random.default_rng(1)
     basis = np.linalg.qr(rng.normal(size=(200, 10)))[0]  # the slices vary in 10 of 200 directions, and are fewer than these
     draw = lambda n: ((rng.normal(size=(n, 10)) + 3) @ basis.T + rng.normal(size=(n, 200)) * 0.05).astype(np.float32)  # noqa: E731
-    statistics = fit_statistics(draw(120), np.arange(120) % 2, (0.1 * rng.normal(size=200)).astype(np.float32), 0.0)
+    seen, labels = draw(120), np.arange(120) % 2
+    statistics = fit_statistics(seen, seen, labels, (0.1 * rng.normal(size=200)).astype(np.float32), 0.0)
     inside = SCORES[name](draw(50), statistics)
     outside = SCORES[name](draw(50) + rng.normal(size=(50, 200)).astype(np.float32) * 0.5, statistics)
     assert np.isfinite(inside).all()
@@ -119,38 +151,40 @@ def test_points_off_the_training_slices_are_stranger(sample: dict[str, np.ndarra
 
 @pytest.mark.parametrize("name", sorted(SCORES))
 def test_what_is_not_finite_is_infinitely_strange_and_no_neighbour_suffers(sample: dict[str, np.ndarray], name: str) -> None:
-    statistics, rows = fitted(sample), sample["test"][:6].copy()
+    statistics, rows = fitted(sample), rows_for(name, sample)[:6].copy()
     clean = SCORES[name](rows, statistics)
     rows[1, 3], rows[2, 0], rows[3, 5], rows[4] = np.nan, np.inf, -np.inf, 3e38
     scores = SCORES[name](rows, statistics)
     assert np.isposinf(scores[1:4]).all()
     assert scores[4] > clean.max() or name in ("energy", "knn", "mahalanobis_normalised")  # these look at directions or logits
     np.testing.assert_allclose(scores[[0, 5]], clean[[0, 5]], rtol=1e-5)
-    assert not np.isnan(SCORES[name](np.zeros((1, F), np.float32), statistics)).any()
+    assert not np.isnan(SCORES[name](np.zeros_like(rows[:1]), statistics)).any()
     with np.errstate(all="raise"):
-        assert np.isposinf(Gate(name, statistics, Standard(1.0, 2.0))(np.full((1, F), np.nan)))
+        assert np.isposinf(Gate(name, statistics, Standard(1.0, 2.0))(np.full((1, F), np.nan), np.full((1, G), np.nan)))
 
 
 def test_a_slice_is_scored_alike_alone_and_among_others(sample: dict[str, np.ndarray]) -> None:
     statistics = fitted(sample)
-    for score in SCORES.values():
-        alone = np.concatenate([score(row[None], statistics) for row in sample["test"]])
-        np.testing.assert_allclose(alone, score(sample["test"], statistics), rtol=1e-4)
+    for name, score in SCORES.items():
+        rows = rows_for(name, sample)
+        alone = np.concatenate([score(row[None], statistics) for row in rows])
+        np.testing.assert_allclose(alone, score(rows, statistics), rtol=1e-4)
 
 
 def test_features_that_teach_nothing_are_refused(sample: dict[str, np.ndarray]) -> None:
     broken = sample["features"].copy()
     broken[7, 7] = np.nan
-    for features in (broken, np.ones((N, F), np.float32)):
+    good, alike = sample["features"], np.ones((N, F), np.float32)
+    for features, stages in ((broken, good), (alike, good), (good, broken), (good, alike)):
         with pytest.raises(NotEstimableError, match=f"{N} training slices"):
-            fit_statistics(features, sample["labels"], sample["weight"], BIAS)
+            fit_statistics(features, stages, sample["labels"], sample["weight"], BIAS)
 
 
 def test_a_dead_feature_is_no_division_by_zero() -> None:
     rng = np.random.default_rng(2)
     features = np.maximum(rng.normal(size=(40, 8)), 0).astype(np.float32)
     features[:, 4:] = 0
-    statistics = fit_statistics(features, np.arange(40) % 2, np.ones(8, np.float32), 0.0)
+    statistics = fit_statistics(features, features, np.arange(40) % 2, np.ones(8, np.float32), 0.0)
     alive = features[:1].copy()
     alive[0, 5] = 1.0
     for name, score in SCORES.items():
@@ -183,10 +217,11 @@ def test_scores_without_a_scale_are_refused(scores: list[float]) -> None:
 def test_round_trip_keeps_only_what_the_score_needs(sample: dict[str, np.ndarray], name: str, tmp_path: Path) -> None:
     gate = Gate(name, fitted(sample), Standard(1.5, 0.5))
     save_gate(tmp_path / "gate.npz", gate)
-    again = load_gate(tmp_path / "gate.npz", F)
+    again = load_gate(tmp_path / "gate.npz", F, G)
+    test, stages = sample["test"], rows_for("mahalanobis_stages", sample)
     assert (again.score, again.standard, set(again.statistics)) == (name, gate.standard, set(SHAPES[name]))
-    np.testing.assert_array_equal(again(sample["test"]), gate(sample["test"]))
-    np.testing.assert_allclose(again(sample["test"]), (SCORES[name](sample["test"], gate.statistics) - 1.5) / 0.5)
+    np.testing.assert_array_equal(again(test, stages), gate(test, stages))
+    np.testing.assert_allclose(again(test, stages), (score_by(name, test, stages, gate.statistics) - 1.5) / 0.5)
     first = (tmp_path / "gate.npz").read_bytes()
     save_gate(tmp_path / "gate.npz", gate)
     assert (tmp_path / "gate.npz").read_bytes() == first  # DVC compares hashes
@@ -214,25 +249,25 @@ def test_damaged_gates_name_the_file(sample: dict[str, np.ndarray], tmp_path: Pa
     for message, change in damage.items():
         np.savez(path, **(good | change))
         with pytest.raises(ReleaseError, match=rf"3\.npz.*{message}"):
-            load_gate(path, F)
+            load_gate(path, F, G)
     np.savez(path, **{key: value for key, value in good.items() if key != "unit_basis"})
     with pytest.raises(ReleaseError, match=r"3\.npz.*needs"):
-        load_gate(path, F)
+        load_gate(path, F, G)
     np.savez(path, **good)
-    with pytest.raises(ReleaseError, match=rf"3\.npz.*{F + 1} features"):
-        load_gate(path, F + 1)
+    with pytest.raises(ReleaseError, match=rf"3\.npz.*{F + 1} features and {G} stage features"):
+        load_gate(path, F + 1, G)
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(ReleaseError, match=r"3\.npz"):
-        load_gate(path, F)
+        load_gate(path, F, G)
     path.unlink()
     with pytest.raises(ReleaseError, match=r"3\.npz"):
-        load_gate(path, F)
+        load_gate(path, F, G)
 
 
 @pytest.mark.parametrize("name", sorted(SCORES))
 def test_a_gate_for_a_b3_is_small(name: str, tmp_path: Path) -> None:
-    lengths = {"F": 1536, "K": 2, "R": feature_gate.RANK, "B": feature_gate.BANK}
+    lengths = {"F": 1536, "G": 624, "K": 2, "R": feature_gate.RANK, "B": feature_gate.BANK}
     statistics = {key: np.ones([lengths[a] for a in axes], np.float32) for key, axes in SHAPES[name].items()}
     save_gate(tmp_path / "gate.npz", Gate(name, statistics, Standard(0.0, 1.0)))
-    load_gate(tmp_path / "gate.npz", 1536)
+    load_gate(tmp_path / "gate.npz", 1536, 624)
     assert (tmp_path / "gate.npz").stat().st_size <= 3_000_000

@@ -13,8 +13,8 @@ from conftest import ROOT, TINY_FOLDS, run_all, tiny_params, workspace
 from strokect.calibration import Calibrator
 from strokect.engine import FoldModel, score_slices
 from strokect.errors import ReleaseError, TrainingError
-from strokect.feature_gate import load_gate
 from strokect.files import read_json, sha256_file, write_json
+from strokect.gate import load_gate
 from strokect.judge import load_judge
 from strokect.manifest import load_prepared
 from strokect.network import load_network, predict_logits
@@ -76,9 +76,9 @@ def test_export_equals_torch_and_a_difference_is_refused(pipeline: Path) -> None
 
 def test_the_activation_map_sums_to_the_logit_without_its_bias(pipeline: Path) -> None:
     model = FoldModel(pipeline / "models/export/0")
-    features, activation = model.run_with_map(load_prepared(pipeline / "data/prepared").images[0])
-    assert activation.ndim == 2
-    np.testing.assert_allclose(activation.sum(), model.logit(features) - model.bias, atol=1e-4)
+    whole = model.run_whole(load_prepared(pipeline / "data/prepared").images[0])
+    assert whole.activation.ndim == 2
+    np.testing.assert_allclose(whole.activation.sum(), model.logit(whole.features) - model.bias, atol=1e-4)
 
 
 def test_oof_covers_development_once_and_never_the_test_part(pipeline: Path) -> None:
@@ -150,8 +150,9 @@ def test_the_safety_layer_is_fitted_on_development_slices_by_the_fold_that_holds
     # The limit again, by hand: every held-out slice by the gate of its own fold.
     scores = []
     for fold in TINY_FOLDS:
-        gate = load_gate(pipeline / f"models/safety/gates/{fold}.npz", 1280)
-        scores.append(gate(np.load(pipeline / f"models/export/{fold}/oof.npz")["features"][:, 0]))
+        gate = load_gate(pipeline / f"models/safety/gates/{fold}.npz", 1280, 512)
+        with np.load(pipeline / f"models/export/{fold}/oof.npz") as held_out:
+            scores.append(gate(held_out["features"][:, 0], held_out["stages"]))
     ordered = np.sort(np.concatenate(scores))
     above = ordered > policy.gate_threshold
     assert above.mean() <= metrics["max_false_reject"]

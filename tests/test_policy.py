@@ -11,14 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from strokect.errors import NoResultError, ReleaseError
-from strokect.pixel_checks import REASONS
-from strokect.policy import REFER_REASONS, UNLIKE, Decision, Evidence, Policy
+from strokect.policy import REFER_REASONS, REJECT_REASONS, UNLIKE, Decision, Evidence, Policy
+from strokect.texture import Texture
 from strokect.uncertainty import MEASURES
 
 POLICY = Policy(
     models=("0", "1", "2"),
     threshold=0.3,
     limits=open_limits(),
+    texture=Texture((1.0, 5.0, 3.0), ((2.0, 0.1, 0.0), (0.1, 1.0, 0.0), (0.0, 0.0, 1.0))),
+    texture_limit=4.0,
     gate="mahalanobis",
     gate_threshold=4.0,
     measure="nearness",
@@ -46,7 +48,7 @@ def decide(given: Evidence, policy: Policy = POLICY) -> Decision | None:
 
 probabilities = st.floats(0, 1)
 anything = st.floats(allow_nan=True, allow_infinity=True)
-flag_lists = st.lists(st.sampled_from(sorted(REASONS)), max_size=3).map(tuple)
+flag_lists = st.lists(st.sampled_from(sorted(set(REJECT_REASONS) - {UNLIKE})), max_size=3).map(tuple)
 
 
 def test_the_four_decisions() -> None:

@@ -60,7 +60,8 @@ def test_int8_is_small_close_and_the_same_every_time(floating: Path, images: np.
     assert np.abs(after - before).mean() < 0.2 * before.std()
     assert logits(quantised, calibration).mean() == pytest.approx(logits(plain, calibration).mean(), abs=1e-4)
     assert quantised.dropout == plain.dropout
-    features, activation = quantised.run_with_map(others[0])
+    whole = quantised.run_whole(others[0])
+    features, activation = whole.features, whole.activation
     assert activation.sum() == pytest.approx(quantised.logit(features) - quantised.bias, abs=1e-3)
 
 

@@ -1,5 +1,7 @@
 """Fitting the safety layer: the joint false-reject rate, the refer band, and what is said about them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
@@ -21,6 +23,7 @@ from strokect.safety_fit import (
     uncertainties,
 )
 from strokect.safety_report import category, false_rejects, fpr_at_95_tpr, pointing_game, position_thirds, share
+from strokect.texture import DESCRIPTORS, GUARD, Texture
 
 
 def make_scored(n: int = 600, seed: int = 0, **changes: np.ndarray) -> Scored:
@@ -37,6 +40,9 @@ def make_scored(n: int = 600, seed: int = 0, **changes: np.ndarray) -> Scored:
     high = CHECKS[free].high
     assert high is not None
     pixels[free] = high + np.abs(rng.normal(size=n))  # beyond the guard, so the data set the limit
+    for name in DESCRIPTORS:
+        pixels[name] = pixels[name] * np.exp(0.01 * rng.normal(size=n))
+    texture = Texture.of(pixels).distance(pixels)
     arrays = {
         "gate": rng.normal(size=n),
         "probability": probability,
@@ -48,7 +54,7 @@ def make_scored(n: int = 600, seed: int = 0, **changes: np.ndarray) -> Scored:
     given = arrays | changes
     fold = np.arange(n) // (n // 30) % 3
     # Each fold on a scale of its own; 3.0 and the like are the location and scale that `gate` was standardised with.
-    return Scored(pixels, raw_gate=given["gate"] * (1.0 + fold) + 3.0 * fold, fold=fold, **given)  # type: ignore[arg-type]
+    return Scored(pixels, texture, raw_gate=given["gate"] * (1.0 + fold) + 3.0 * fold, fold=fold, **given)  # type: ignore[arg-type]
 
 
 def test_all_layers_share_one_false_reject_rate() -> None:
@@ -58,6 +64,17 @@ def test_all_layers_share_one_false_reject_rate() -> None:
     assert 0.012 <= rejected.mean() <= 0.02 and rejected[scored.labels == 1].mean() <= 0.02
     assert limits.level < 0.02  # two layers that err on different slices must each be more generous than 2 %
     assert 0 < (scored.gate > limits.gate_threshold).sum() < rejected.sum()
+
+
+def test_texture_is_a_layer_with_a_guard() -> None:
+    scored = make_scored()
+    assert fit_gate(scored, 0.02).texture >= GUARD
+    odd = replace(scored, texture=scored.texture + 50.0 * (np.arange(600) < 2))
+    limits = fit_gate(odd, 0.02)
+    assert limits.rejects(odd)[:2].all() and limits.texture < 50
+    unmeasured = replace(scored, texture=np.where(np.arange(600) < 2, np.inf, scored.texture))
+    limits = fit_gate(unmeasured, 0.02)
+    assert limits.rejects(unmeasured)[:2].all() and np.isfinite(limits.texture)
 
 
 def test_positives_have_a_bound_of_their_own() -> None:
@@ -92,6 +109,15 @@ def test_cross_fitting_keeps_each_patient_out_of_its_own_limits() -> None:
     fitted = cross_fitted(strange, 0.4, "mc_std", 0.05, 0.1, seed=0)
     assert fitted.rejected[odd].all() and fitted.series_rejected.tolist() == [f"p{i:02d}" == "p07" for i in range(30)]
     assert not (fitted.rejected & fitted.referred).any() and 0.03 < fitted.referred.mean() < 0.2
+
+
+def test_cross_fitting_fits_the_texture_again() -> None:
+    scored = make_scored()
+    wrong = replace(
+        scored, texture=np.full(600, 1e6)
+    )  # of all slices, so of no use for a patient that must not have a part in it
+    one, other = (cross_fitted(given, 0.4, "mc_std", 0.05, 0.1, seed=0) for given in (scored, wrong))
+    assert np.array_equal(one.rejected, other.rejected) and one.rejected.mean() < 0.1
 
 
 def test_folds_share_a_scale_that_the_unseen_have_no_part_in() -> None:
