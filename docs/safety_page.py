@@ -48,7 +48,7 @@ def safety_page(runs: dict[str, dict[str, Any]], headlines: dict[str, str]) -> s
             lines += [
                 "Pointing game out-of-fold: the maximum of the class activation map lies in the lesion on "
                 f"{figure_text(game['hit'])} of {game['n']} slices with a lesion; a point drawn evenly over the head would on "
-                f"{game['chance']:.3f}.",
+                f"{game['chance']:.3f}. Where the map does no better than chance it must not be read as a place.",
                 "",
             ]
         lines += [*(f"- {note}" for note in run["notes"]), ""]

@@ -24,6 +24,7 @@ from strokect.safety_fit import Scored, cross_fitted
 from strokect.shipping import EXPORTS
 from strokect.slices import decode
 from strokect.statistics import bootstrap_weights, estimate, roc_auc, weighted_share
+from strokect.texture import GUARD, TEXTURE
 
 Floats = NDArray[np.float64]
 NOTES = [
@@ -35,9 +36,11 @@ NOTES = [
     "Outliers are judged by what ships. Built-in categories are made by strokect/outliers.py, those of slices from development "
     "slices, which four of five models were trained on: the gate's AUROC on them is low for that reason, too. bone_window is "
     "simulated from 8-bit pictures. The gate's score was chosen on proxies (strokect/proxies.py) of other kinds, but for phantom "
-    "slices, which are in both with different patients.",
-    "Intervals of reject rates take pictures as independent; crops of one photograph and slices of one patient are not.",
-    "The measure of uncertainty was chosen on the slices it is reported on.",
+    "slices, which are in both with different patients; that pooled stages are a candidate at all, and the texture check, came of "
+    "looking at phantom slices that passed. The phantom row is no independent figure.",
+    "Contours, calipers and dark text are looked for in pictures of at least 500 pixels; in smaller ones only white text is.",
+    "Intervals of reject rates take pictures as independent; crops of one photograph and slices of one patient are not. The "
+    "measure of uncertainty was chosen on the slices it is reported on.",
 ]
 POSITIONS = ("lowest third", "middle third", "highest third")
 
@@ -215,13 +218,13 @@ def safety_metrics(
 
 
 def limit_origins(policy: Policy) -> dict[str, dict[str, Any]]:
-    """Each limit of the pixel checks, and whether the data or the built-in guard set it."""
+    """Each limit of the pixel checks, texture among them, and whether the data or the built-in guard set it."""
     origins = {}
     for name, limit in policy.limits.items():
-        check = CHECKS[name]
-        origin = "guard" if (limit.low, limit.high) == (check.low, check.high) else "data"
+        origin = "guard" if (limit.low, limit.high) == (CHECKS[name].low, CHECKS[name].high) else "data"
         origins[name] = {"low": limit.low, "high": limit.high, "set_by": origin}
-    return origins
+    origin = "guard" if policy.texture_limit == GUARD else "data"
+    return {**origins, TEXTURE: {"low": None, "high": policy.texture_limit, "set_by": origin}}
 
 
 def summary_table(metrics: dict[str, Any]) -> str:
