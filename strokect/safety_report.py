@@ -1,5 +1,6 @@
 """What metrics/safety.json says: rejects by kind of outlier, false rejects by class and position, the pointing game."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,11 +37,11 @@ NOTES = [
     "Outliers are judged by what ships. Built-in categories are made by strokect/outliers.py, those of slices from development "
     "slices, which four of five models were trained on: the gate's AUROC on them is low for that reason, too. bone_window is "
     "simulated from 8-bit pictures. The gate's score was chosen on proxies (strokect/proxies.py) of other kinds, but for phantom "
-    "slices, which are in both with different patients; that pooled stages are a candidate at all, and the texture check, came of "
-    "looking at phantom slices that passed. The phantom row is no independent figure.",
+    "slices, which are in both; that it may read pooled stages, and the texture check, came of looking at phantom slices that "
+    "passed. The phantom row is no independent figure.",
     "Contours, calipers and dark text are looked for in pictures of at least 500 pixels; in smaller ones only white text is.",
-    "Intervals of reject rates take pictures as independent; crops of one photograph and slices of one patient are not. The "
-    "measure of uncertainty was chosen on the slices it is reported on.",
+    "Intervals of reject rates take pictures as independent, though crops of one photograph and slices of one patient are not.",
+    "The measure of uncertainty was chosen on the slices it is reported on.",
 ]
 POSITIONS = ("lowest third", "middle third", "highest third")
 
@@ -74,18 +75,14 @@ def category(
     `rejected` is by all layers as the service has them, `feature_gate` is that layer alone. Intervals of shares are
     Clopper–Pearson's and take the pictures as independent; those of AUROC and FPR resample patients and pictures.
     """
-    n = len(objections)
-    by_reason: dict[str, int] = {}
-    for flags in objections:
-        for flag in flags:
-            by_reason[flag] = by_reason.get(flag, 0) + 1
+    n, by_reason = len(objections), Counter(flag for flags in objections for flag in flags)
     known = scores[~np.isnan(scores)]
     return {
         "n": n,
         "rejected": share(sum(bool(flags) for flags in objections), n),
         "rejected_by_pixel_checks": share(sum(any(flag != UNLIKE for flag in flags) for flags in objections), n),
         "feature_gate": {
-            "rejected": share(by_reason.get(UNLIKE, 0), n),
+            "rejected": share(by_reason[UNLIKE], n),
             **_compare(inside, patients, known, resamples, seed),
         },
         "by_reason": dict(sorted(by_reason.items(), key=lambda item: (-item[1], item[0]))),
