@@ -101,6 +101,12 @@ def test_the_bento_runs_from_its_own_requirements(tmp_path: Path) -> None:
     subprocess.run([*uv, "venv", "--python", version, str(tmp_path / "venv")], check=True, env=clean)
     install = [*uv, "pip", "install", "--python", str(python), "-r", str(bento / "env" / "python" / "requirements.txt")]
     subprocess.run(install, check=True, env=clean, timeout=400)
+    home = {**clean, "BENTOML_HOME": str(tmp_path / "home")}
+    (tmp_path / "home").mkdir()
+    done = subprocess.run(
+        [str(python), "-m", "bentoml", "import", str(target)], env=home, capture_output=True, check=True, text=True
+    )
+    assert "strokect:0123456789ab" in done.stdout
     command = [str(python), "-m", "bentoml", "serve", str(bento)]
     with serve(command, tmp_path / "elsewhere", tmp_path / "serving") as server:
         assert requests.get(f"{server.url}/readyz", timeout=30).status_code == 200
