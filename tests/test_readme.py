@@ -1,11 +1,14 @@
 """No number in the README that the metrics files do not hold, and none of this data's or machine's private matters in git."""
 
+import json
+import re
 import subprocess
 
 import pytest
 from conftest import ROOT
 
 from docs.update_readme import README, fill, pages
+from strokect.predictor import Prediction
 
 
 def test_blocks_are_current(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -14,6 +17,15 @@ def test_blocks_are_current(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fill(text) == text, "run `make readme`"
     for path, content in pages().items():
         assert path.read_text(encoding="utf-8") == content, f"{path}: run `make readme`"
+
+
+def test_the_answer_it_shows_is_one_of_today() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^```json\n(\{.*?^\})\n```", text, re.DOTALL | re.MULTILINE)
+    assert len(shown) == 1
+    answer = Prediction.model_validate_json(shown[0])
+    assert json.loads(shown[0]).keys() == Prediction.model_fields.keys()
+    assert answer.decision == "stroke" and None not in (answer.probability, answer.ood.score, answer.uncertainty.mc_std)
 
 
 def test_it_says_what_it_is_not() -> None:
