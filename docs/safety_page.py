@@ -48,10 +48,12 @@ def safety_page(runs: dict[str, dict[str, Any]], headlines: dict[str, str]) -> s
             lines += [
                 "Pointing game out-of-fold: the maximum of the class activation map lies in the lesion on "
                 f"{figure_text(game['hit'])} of {game['n']} slices with a lesion; a point drawn evenly over the head would on "
-                f"{game['chance']:.3f}. Where the map does no better than chance it must not be read as a place.",
+                f"{game['chance']:.3f}. The map has {' × '.join(map(str, game['map_size']))} places; where it does no better "
+                "than chance it must not be read as one.",
                 "",
             ]
-        lines += [*(f"- {note}" for note in run["notes"]), ""]
+    notes = dict.fromkeys(note for run in runs.values() for note in run["notes"])  # the same, if the runs are of the same code
+    lines += ["## How to read this", "", *(f"- {note}" for note in notes), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -74,6 +76,12 @@ def _layers(run: dict[str, Any]) -> list[str]:
     lines += ["", "AUROC on the proxy outliers that the score was chosen on:", ""]
     lines += ["| proxy | " + " | ".join(scores) + " |", "|---" * (len(scores) + 1) + "|"]
     lines += [f"| {kind} | " + " | ".join(f"{row[score]:.3f}" for score in scores) + " |" for kind, row in kinds.items()]
+    series, share = run["false_rejects_of_series"], run["policy"]["series"]["reject_above_share"]
+    lines += [
+        "",
+        f"A series is rejected as a whole when more than {share:.0%} of its slices are: {figure_text(series)} of the "
+        f"{series['n']} development patients, under limits fitted without them.",
+    ]
     return lines
 
 

@@ -22,8 +22,9 @@ from strokect.manifest import load_prepared
 from strokect.outliers import evaluation_outliers, phantom_pictures
 from strokect.params import SafetyParams, load_params
 from strokect.pixel_checks import measure
+from strokect.pointing_game import play_out_of_fold
 from strokect.policy import Policy
-from strokect.safety_report import pointing_game_out_of_fold, safety_metrics, summary_table
+from strokect.safety_report import safety_metrics, summary_table
 from strokect.shipping import shipped_folders
 from strokect.slices import Picture
 from strokect.sources import is_no_picture, raw_pictures
@@ -141,7 +142,7 @@ def main() -> None:
         ),
     }
     masks = np.load("data/prepared/masks.npy", mmap_mode="r")
-    metrics["activation_map"] = pointing_game_out_of_fold(prepared, masks, folds) if len(masks) else None
+    metrics["activation_map"] = play_out_of_fold(prepared, masks, folds) if len(masks) else None
     write_json("metrics/safety.json", metrics)
     print(summary_table(metrics))
 

@@ -18,17 +18,19 @@ WINDOW = 0.011  # of the opening, as such a share; strokes are thinner, so at mo
 BONE = 215  # grey level of what is no soft tissue even without what is thin
 BRIGHT_STEP = 35, 35  # grey levels: least step of a pixel, and mean over a part; light grey on brain has no more
 BLACK_STEP = 70, 85  # black on brain has 125; fat between muscles and the fluid in a furrow are dark and fairly sharp
+GRAIN = 5.0  # a step is also at least so many times the mean difference of neighbouring pixels; noise has few such
 SHARP = 0.73  # least step ÷ height over what is around, means over a part; the scanner's blur leaves less
-SHORTEST = 0.006  # part, as a share of the shorter side; noise is shorter
+SHORTEST = 0.006  # part, as a share of the shorter side; the grain of CT is shorter
 MOST = 0.05  # of the pixels; a picture with more is texture, and nobody follows it
 ACROSS = ((0, 1), (1, 0), (1, 1), (1, -1))  # (rows, columns)
 
 
-def measure_strokes(grey: Grey, inside: Mask) -> dict[str, float]:
+def measure_strokes(grey: Grey, inside: Mask, grain: float) -> dict[str, float]:
     """{bright_strokes, dark_strokes}: ink in the head, in hundredths of the picture's shorter side × the whole grey scale.
 
     A white line as long as the picture on black is 100, a light grey one over the brain a fifth of that. `grey` is (H, W) uint8
-    at the file's own resolution, `inside` (H, W) the head without its rim. Both are 0 for pictures smaller than FINE_PX.
+    at the file's own resolution, `inside` (H, W) the head without its rim, `grain` the mean difference of neighbouring pixels in
+    the brain, NaN where there is none. Both are 0 for pictures smaller than FINE_PX.
     """
     side = min(grey.shape)
     rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
@@ -37,12 +39,17 @@ def measure_strokes(grey: Grey, inside: Mask) -> dict[str, float]:
     box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
     grey, inside = grey[box], inside[box]
     return {
-        "bright_strokes": _ink(grey, inside, side, BRIGHT_STEP, (DARK, BONE)),
-        "dark_strokes": _ink(255 - grey, inside, side, BLACK_STEP, (255 - BONE, 255 - DARK)),
+        "bright_strokes": _ink(grey, inside, side, _least(BRIGHT_STEP, grain), (DARK, BONE)),
+        "dark_strokes": _ink(255 - grey, inside, side, _least(BLACK_STEP, grain), (255 - BONE, 255 - DARK)),
     }
 
 
-def _ink(grey: Grey, inside: Mask, side: int, least: tuple[int, int], tissue: tuple[int, int]) -> float:
+def _least(step: tuple[int, int], grain: float) -> tuple[float, float]:
+    noise = 0.0 if np.isnan(grain) else GRAIN * grain
+    return max(step[0], noise), max(step[1], noise)
+
+
+def _ink(grey: Grey, inside: Mask, side: int, least: tuple[float, float], tissue: tuple[int, int]) -> float:
     """Σ length × step of the bright parts in grey levels strictly between the two of `tissue`."""
     size = round(WINDOW * side) | 1
     opened = dilate(erode(grey, size), size)

@@ -104,11 +104,11 @@ def dropout_spread(folds: Sequence[int], sha256: NDArray[np.str_], calibrator: C
     `sha256` (N,) are those of the manifest: the masks are the ones the service would draw for the same bytes.
     """
     rows, spread = [], []
-    for fold in folds:
+    for number, fold in enumerate(folds):
         model = FoldModel(EXPORTS / str(fold))
         held_out, seen = read_oof(fold)
         for row, features in zip(held_out, seen.features, strict=True):
-            masks = dropout_masks(sha256[row], fold, len(features), samples, features.shape[1], model.dropout)
+            masks = dropout_masks(sha256[row], number, len(features), samples, features.shape[1], model.dropout)
             sampled = sample_logits(features, model.weight, float(model.bias), model.dropout, masks)
             rows.append(row)
             spread.append(mc_std(sampled, calibrator))

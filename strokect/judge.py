@@ -3,6 +3,7 @@
 Service, safety stage and evaluation all judge through this class, so what is evaluated is what is served.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -73,11 +74,12 @@ class Judge:
         return Examination(evidence, passes.activation)
 
     def _flags(self, picture: Picture) -> tuple[str, ...]:
-        """What the pixel checks object to; a blank or coloured picture has no texture worth naming."""
+        """What the pixel checks object to. Where no brain was found that is said by other flags, and it has no texture."""
         measured = measure(picture)
         flags = find_flags(measured, self.policy.limits)
-        usual = bool(self.policy.texture.distance(measured) <= self.policy.texture_limit)
-        return tuple(flags if usual or "blank" in flags else [*flags, TEXTURE])
+        distance = float(self.policy.texture.distance(measured))
+        usual = distance <= self.policy.texture_limit or (flags and not math.isfinite(distance))
+        return tuple(flags if usual else [*flags, TEXTURE])
 
     def _mc_std(self, features: NDArray[np.float32], sha256: str) -> float:
         """Features (folds, V, F) → standard deviation of the probability over the dropout samples, mean over the folds."""

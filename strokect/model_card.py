@@ -10,6 +10,7 @@ OUT_OF_SCOPE = [
     "Clinical decisions of any kind; a `normal` answer does not rule out a stroke, and an infarct may be answered `normal`.",
     "Anything but axial brain CT slices in the brain window: other body parts, MRI, X-ray, photographs, localisers.",
     "Scanners, protocols, ages or patient groups that the training data does not hold.",
+    "Pictures with drawings or text on them; below 500 pixels a side, contours, calipers and dark text are not noticed.",
 ]
 
 

@@ -125,7 +125,7 @@ def measure(picture: Picture) -> dict[str, float]:
             measured |= _describe_texture(grey, np.asarray(inside))
         measured["strokes"] = _strokes(grey)
         core = Image.fromarray(head & ~dilate(~head, RIM_PX)).resize((width, height), Image.Resampling.NEAREST)
-        measured |= measure_strokes(grey, np.asarray(core))
+        measured |= measure_strokes(grey, np.asarray(core), measured["fine_noise"])
     return measured
 
 

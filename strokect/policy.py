@@ -74,7 +74,7 @@ class Policy:
     samples: int  # Monte Carlo samples
     series_share: float  # a series is rejected when more than this share of its slices is
     operating_point_sha256: str
-    sha256: dict[str, dict[str, str]]  # model → {"model.onnx", "head.npz", "gate"}: what it was fitted for
+    sha256: dict[str, dict[str, str]]  # model → the files of judge.model_hashes: what it was fitted for
 
     def decide(self, evidence: Evidence) -> Decision:
         """Evidence → Decision. Raises NoResultError when a number that a label needs is missing or not finite."""

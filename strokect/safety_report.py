@@ -6,23 +6,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from scipy.stats import beta
 from tqdm import tqdm
 
 from strokect.abstention import account, combine
-from strokect.engine import FoldModel
 from strokect.errors import ImageError, NoResultError
 from strokect.files import sha256_bytes
-from strokect.gate_fit import read_oof
 from strokect.judge import Judge
-from strokect.manifest import Prepared
 from strokect.params import SafetyParams
 from strokect.pixel_checks import CHECKS
 from strokect.policy import UNLIKE, Policy
 from strokect.reporting import figure_text
 from strokect.safety_fit import Scored, cross_fitted
-from strokect.shipping import EXPORTS
 from strokect.slices import decode
 from strokect.statistics import bootstrap_weights, estimate, roc_auc, weighted_share
 from strokect.texture import GUARD, TEXTURE
@@ -39,10 +34,12 @@ NOTES = [
     "simulated from 8-bit pictures. The gate's score was chosen on proxies (strokect/proxies.py) of other kinds, but for phantom "
     "slices, which are in both; that it may read pooled stages, and the texture check, came of looking at phantom slices that "
     "passed. The phantom row is no independent figure.",
+    "The texture check is tied to the cohort: it refuses slices that are much noisier, smoother or smaller.",
     "Contours, calipers and dark text are looked for in pictures of at least 500 pixels; in smaller ones only white text is.",
     "Intervals of reject rates take pictures as independent, though crops of one photograph and slices of one patient are not.",
     "The measure of uncertainty was chosen on the slices it is reported on.",
 ]
+UNREADABLE, NO_RESULT = "unreadable", "no_result"
 POSITIONS = ("lowest third", "middle third", "highest third")
 
 
@@ -50,20 +47,20 @@ def judge_outliers(judge: Judge, pictures: Sequence[bytes]) -> tuple[Floats, lis
     """Pictures as file bytes → single-model gate score of each (n,), and the objections to each as the service makes them.
 
     The single-model score is that of model i mod K for picture i, like the out-of-fold scores it is compared with. Bytes that the
-    decoder refuses have the one objection "unreadable" and a NaN score; "no_result" is what the service answers with an error.
+    decoder refuses have the one objection UNREADABLE and a NaN score. NO_RESULT is the service's failure, and no rejection.
     """
     scores, objections = np.full(len(pictures), np.nan), []
     for i, data in enumerate(pictures):
         try:
             evidence = judge.examine(decode(data), sha256_bytes(data)).evidence
         except ImageError:
-            objections.append(["unreadable"])
+            objections.append([UNREADABLE])
             continue
         scores[i] = evidence.gate_scores[i % len(evidence.gate_scores)]
         try:
             objections.append(list(judge.policy.decide(evidence).flags))
         except NoResultError:
-            objections.append(["no_result"])
+            objections.append([NO_RESULT])
     return scores, objections
 
 
@@ -79,8 +76,8 @@ def category(
     known = scores[~np.isnan(scores)]
     return {
         "n": n,
-        "rejected": share(sum(bool(flags) for flags in objections), n),
-        "rejected_by_pixel_checks": share(sum(any(flag != UNLIKE for flag in flags) for flags in objections), n),
+        "rejected": share(sum(bool(set(flags) - {NO_RESULT}) for flags in objections), n),
+        "rejected_by_pixel_checks": share(sum(bool(set(flags) - {NO_RESULT, UNREADABLE, UNLIKE}) for flags in objections), n),
         "feature_gate": {
             "rejected": share(by_reason[UNLIKE], n),
             **_compare(inside, patients, known, resamples, seed),
@@ -161,31 +158,6 @@ def position_thirds(patients: NDArray[np.str_], order: NDArray[np.int64]) -> NDA
         ranks = np.argsort(np.argsort(order[own], kind="stable"), kind="stable")
         third[own] = ranks * 3 // len(own)
     return third
-
-
-def pointing_game(maps: Sequence[NDArray[np.float32]], masks: NDArray[np.uint8], heads: NDArray[np.bool_]) -> dict[str, Any]:
-    """How often the maximum of the activation map lies in the lesion (Zhang et al. 2018, without a margin).
-
-    maps: (h, w) each, resampled to the slice's size; masks (n, S, S), non-zero in the lesion; heads (n, S, S), inside the head.
-    Chance is what a point drawn evenly over the head would hit: the lesion's share of it.
-    """
-    hits, chance = [], []
-    for activation, mask, head in zip(maps, masks, heads, strict=True):
-        large = np.array(Image.fromarray(activation).resize(mask.shape[::-1], Image.Resampling.BICUBIC))
-        hits.append(bool(mask[np.unravel_index(np.argmax(large), large.shape)]))
-        chance.append((mask > 0).sum() / max(1, (head | (mask > 0)).sum()))
-    return {"n": len(hits), "hit": share(sum(hits), len(hits)), "chance": float(np.mean(chance)) if chance else None}
-
-
-def pointing_game_out_of_fold(prepared: Prepared, masks: NDArray[np.uint8], folds: Sequence[int]) -> dict[str, Any]:
-    """The pointing game of each fold on the slices with a lesion that it holds out."""
-    maps, rows = [], []
-    for fold in folds:
-        model = FoldModel(EXPORTS / str(fold))
-        held_out = [row for row in read_oof(fold)[0] if masks[row].any()]
-        maps += [model.run_whole(prepared.images[row]).activation for row in held_out]
-        rows += held_out
-    return pointing_game(maps, masks[rows], prepared.images[rows][:, 0] > 0)
 
 
 def safety_metrics(

@@ -18,8 +18,10 @@ Floats = NDArray[np.float64]
 TEXTURE = "texture"  # the flag raised outside
 TEXTURE_REASON = "noise and grey levels of the brain do not go together as on the training slices"
 DESCRIPTORS = ("fine_noise", "brain_level", "brain_spread")  # how sharp, how bright, how varied
-FLOOR = 1e-4  # variance of a logarithm, 1 % of the value: what varies less counts as varying so much
-GUARD = 3.0  # standard deviations; a limit is never tighter, as with the guards of the pixel checks
+# Standard deviations of the logarithms, added to those of the cohort: what another scanner, kernel or slice thickness would add,
+# which one hospital's slices do not show. More would let drawn heads pass, none would refuse every slice of a noisier scanner.
+BETWEEN_SCANNERS = (0.2, 0.05, 0.2)
+GUARD = 3.0  # standard deviations; a limit is never tighter
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Texture:
         points = points[np.isfinite(points).all(axis=1)]
         if len(points) < 2:
             raise SafetyError(f"noise and grey levels of the brain could be measured on {len(points)} development slices only")
-        covariance = np.cov(points.T) + FLOOR * np.eye(len(DESCRIPTORS))
+        covariance = np.cov(points.T) + np.diag(np.square(BETWEEN_SCANNERS))
         return cls(tuple(points.mean(axis=0).tolist()), tuple(map(tuple, np.linalg.inv(covariance).tolist())))
 
     def distance(self, measured: Mapping[str, ArrayLike]) -> Floats:
@@ -69,6 +71,6 @@ class Texture:
 
 
 def _logarithms(measured: Mapping[str, ArrayLike]) -> Floats:
-    """(n, 3), or (3,) of one picture. 0 is what a descriptor of grey levels is below half a level."""
+    """(n, 3), or (3,) of one picture; a descriptor of 0 has no logarithm, so there is a least one."""
     values = np.stack([np.asarray(measured[name], np.float64) for name in DESCRIPTORS], axis=-1)
     return np.log(np.maximum(values, 0.01))

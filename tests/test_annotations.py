@@ -15,6 +15,7 @@ from strokect.pixel_checks import CHECKS, measure
 from strokect.slices import decode
 
 SIDE = 512
+GRAIN = 3.0  # mean difference of neighbours in `tissue`, about
 INSIDE = np.hypot(*np.indices((SIDE, SIDE)) - SIDE / 2) < 200
 
 
@@ -38,39 +39,39 @@ def with_line(level: int, wide: int, turned: bool = False, blur: float = 0, leng
 def test_a_line_counts_by_length_and_contrast(wide: int, turned: bool) -> None:
     long = 80 if turned else 100  # the longer side of its box, pixels
     for level in (255, 180):
-        found = measure_strokes(with_line(level, wide, turned), INSIDE)
+        found = measure_strokes(with_line(level, wide, turned), INSIDE, GRAIN)
         assert found["bright_strokes"] == pytest.approx(100 * long / SIDE * (level - 125) / 255, rel=0.3)
         assert found["dark_strokes"] == 0
-    found = measure_strokes(with_line(0, wide, turned), INSIDE)
+    found = measure_strokes(with_line(0, wide, turned), INSIDE, GRAIN)
     assert found["dark_strokes"] == pytest.approx(100 * long / SIDE * 125 / 255, rel=0.3)
 
 
 def test_twice_the_line_is_twice_the_ink() -> None:
-    short, long = (measure_strokes(with_line(255, 2, length=n), INSIDE)["bright_strokes"] for n in (60, 120))
+    short, long = (measure_strokes(with_line(255, 2, length=n), INSIDE, GRAIN)["bright_strokes"] for n in (60, 120))
     assert long == pytest.approx(2 * short, rel=0.1)
 
 
 def test_what_no_pen_draws_does_not_count() -> None:
     nothing = {"bright_strokes": 0.0, "dark_strokes": 0.0}
-    assert measure_strokes(tissue(), INSIDE) == nothing
-    assert measure_strokes(with_line(255, 24), INSIDE) == nothing  # thick, as bone
-    assert measure_strokes(with_line(0, 24), INSIDE) == nothing  # a ventricle full of air
-    assert measure_strokes(with_line(150, 3), INSIDE) == nothing  # fainter than any pen
-    assert measure_strokes(with_line(180, 3, blur=1.2), INSIDE) == nothing  # a dense falx
-    assert measure_strokes(with_line(45, 3), INSIDE) == nothing  # the fluid in a furrow
+    assert measure_strokes(tissue(), INSIDE, GRAIN) == nothing
+    assert measure_strokes(with_line(255, 24), INSIDE, GRAIN) == nothing  # thick, as bone
+    assert measure_strokes(with_line(0, 24), INSIDE, GRAIN) == nothing  # a ventricle full of air
+    assert measure_strokes(with_line(150, 3), INSIDE, GRAIN) == nothing  # fainter than any pen
+    assert measure_strokes(with_line(180, 3, blur=1.2), INSIDE, GRAIN) == nothing  # a dense falx
+    assert measure_strokes(with_line(45, 3), INSIDE, GRAIN) == nothing  # the fluid in a furrow
     for level, blur in itertools.product((255, 0), (1.2, 2.0)):  # sutures, vessels, fat: as strong, but blurred by the scanner
-        assert measure_strokes(with_line(level, 2, blur=blur), INSIDE) == nothing
+        assert measure_strokes(with_line(level, 2, blur=blur), INSIDE, GRAIN) == nothing
     for bone, gap in itertools.product((255, 0), (0, 4)):  # or air
         beside = with_line(255, 2)
         beside[258 + gap : 300] = bone
-        assert measure_strokes(beside, INSIDE) == nothing
-    assert measure_strokes(with_line(255, 2), INSIDE & (np.arange(SIDE) > 320)) == nothing  # outside the head
-    assert measure_strokes(with_line(255, 2), np.zeros_like(INSIDE)) == nothing
+        assert measure_strokes(beside, INSIDE, GRAIN) == nothing
+    assert measure_strokes(with_line(255, 2), INSIDE & (np.arange(SIDE) > 320), GRAIN) == nothing  # outside the head
+    assert measure_strokes(with_line(255, 2), np.zeros_like(INSIDE), GRAIN) == nothing
 
 
 def test_small_pictures_are_not_measured() -> None:
     small = np.asarray(Image.fromarray(with_line(255, 4)).resize((FINE_PX - 1, FINE_PX - 1)))
-    assert set(measure_strokes(small, np.ones_like(small, bool)).values()) == {0.0}
+    assert set(measure_strokes(small, np.ones_like(small, bool), GRAIN).values()) == {0.0}
     for size in (96, 256):
         for piece in make_cohort(patients=4, slices=3, size=size, seed=1):
             found = measure(Picture(window(piece.hu), 0))
@@ -79,8 +80,19 @@ def test_small_pictures_are_not_measured() -> None:
 
 def test_noise_is_too_much_to_follow() -> None:
     noise = np.random.default_rng(0).integers(90, 160, (SIDE, SIDE)).astype(np.uint8)
-    assert measure_strokes(noise, INSIDE)["bright_strokes"] == 100.0
+    assert measure_strokes(noise, INSIDE, GRAIN)["bright_strokes"] == 100.0
     assert 0 < MOST < 0.2
+
+
+def test_the_grain_of_a_noisy_scanner_is_no_ink() -> None:
+    grain = ndimage.gaussian_filter(np.random.default_rng(0).standard_normal((SIDE, SIDE)), 1.0)
+    noisy = np.clip(125 + 18 * grain / grain.std(), 0, 255).astype(np.uint8)  # 8 HU
+    differences = float(np.abs(np.diff(noisy.astype(int), axis=0)).mean())
+    quiet, told = measure_strokes(noisy, INSIDE, GRAIN), measure_strokes(noisy, INSIDE, differences)
+    assert quiet["bright_strokes"] > CHECKS["bright_strokes"].high > told["bright_strokes"]  # type: ignore[operator]
+    drawn = np.where(with_line(255, 2) == 255, 255, noisy).astype(np.uint8)
+    assert measure_strokes(drawn, INSIDE, differences)["bright_strokes"] > 5  # white is ink all the same
+    assert measure_strokes(with_line(255, 2), INSIDE, np.nan) == measure_strokes(with_line(255, 2), INSIDE, 0.0)
 
 
 @pytest.mark.parametrize("quality", [None, 75, 95])

@@ -7,8 +7,9 @@ import subprocess
 import pytest
 from conftest import ROOT
 
-from docs.update_readme import README, fill, pages
+from docs.update_readme import README, fill, pages, safety_runs
 from strokect.predictor import Prediction
+from strokect.safety_report import NOTES
 
 
 def test_blocks_are_current(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -17,6 +18,8 @@ def test_blocks_are_current(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fill(text) == text, "run `make readme`"
     for path, content in pages().items():
         assert path.read_text(encoding="utf-8") == content, f"{path}: run `make readme`"
+    for name, run in safety_runs().items():
+        assert run["notes"] == NOTES, f"metrics/safety.json of {name} is of another state of the code"
 
 
 def test_the_answer_it_shows_is_one_of_today() -> None:

@@ -15,6 +15,7 @@ from strokect.predictor import UNGROUPED, Predictor
 from strokect.release import load_release
 from strokect.release_writer import write_release
 from strokect.slices import load_slice
+from strokect.texture import TEXTURE_REASON
 from strokect.uncertainty import dropout_masks
 from strokect.views import make_views
 
@@ -231,6 +232,14 @@ def test_the_probability_is_the_mean_of_the_calibrated_folds(release: Path) -> N
     assert prediction.uncertainty.fold_std == pytest.approx(expected.std(), abs=1e-6)
     assert prediction.decision == ("stroke" if expected.mean() >= 0.5 else "normal")
     assert prediction.request_id == "id"
+
+
+def test_texture_is_a_layer_of_what_is_served(tmp_path: Path) -> None:
+    predictor = Predictor(fake_release(tmp_path, policy={"texture_limit": 0.0}))
+    answer = predictor.predict(encode(grey_slice()))
+    assert (answer.decision, answer.ood.flags, answer.reasons) == ("reject", ["texture"], [TEXTURE_REASON])
+    blank = predictor.predict(encode(np.zeros((40, 40), np.uint8)))
+    assert blank.decision == "reject" and "texture" not in blank.ood.flags  # there is no brain: other flags say so
 
 
 def test_every_field_is_computed(release: Path) -> None:

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from strokect import safety_fit
 from strokect.abstention import account, combine
 from strokect.errors import SafetyError
 from strokect.pixel_checks import CHECKS
+from strokect.pointing_game import pointing_game
 from strokect.safety_fit import (
+    GateLimits,
     Scored,
     choose_measure,
     compare_measures,
@@ -22,7 +25,7 @@ from strokect.safety_fit import (
     series_share,
     uncertainties,
 )
-from strokect.safety_report import category, false_rejects, fpr_at_95_tpr, pointing_game, position_thirds, share
+from strokect.safety_report import category, false_rejects, fpr_at_95_tpr, position_thirds, share
 from strokect.texture import DESCRIPTORS, GUARD, Texture
 
 
@@ -109,6 +112,29 @@ def test_cross_fitting_keeps_each_patient_out_of_its_own_limits() -> None:
     fitted = cross_fitted(strange, 0.4, "mc_std", 0.05, 0.1, seed=0)
     assert fitted.rejected[odd].all() and fitted.series_rejected.tolist() == [f"p{i:02d}" == "p07" for i in range(30)]
     assert not (fitted.rejected & fitted.referred).any() and 0.03 < fitted.referred.mean() < 0.2
+
+
+def test_cross_fitting_learns_nothing_from_the_patient_it_judges(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One patient's pixels and gate scores are changed: limits fitted without that patient stay what they were."""
+
+    def limits_without(scored: Scored) -> list[GateLimits]:
+        kept: list[GateLimits] = []
+
+        def fit(given: Scored, max_false_reject: float) -> GateLimits:
+            limits = fit_gate(given, max_false_reject)
+            if "p07" not in given.patients:
+                kept.append(limits)
+            return limits
+
+        monkeypatch.setattr(safety_fit, "fit_gate", fit)
+        cross_fitted(scored, 0.4, "mc_std", 0.05, 0.1, seed=0)
+        return kept
+
+    scored, own = make_scored(), make_scored().patients == "p07"
+    pixels = {**scored.pixels, "fine_noise": np.where(own, scored.pixels["fine_noise"] * 1.5, scored.pixels["fine_noise"])}
+    raw = np.where(own, scored.raw_gate + 2.0, scored.raw_gate)
+    (before,), (after,) = limits_without(scored), limits_without(replace(scored, pixels=pixels, raw_gate=raw))
+    assert after == before
 
 
 def test_cross_fitting_fits_the_texture_again() -> None:
@@ -209,7 +235,10 @@ def test_pointing_game_worked_example() -> None:
     hit, miss = np.zeros((2, 2), np.float32), np.zeros((2, 2), np.float32)
     hit[0, 0] = miss[1, 1] = 1.0
     game = pointing_game([hit, miss], masks, head)
-    assert (game["n"], game["hit"]["value"], game["chance"]) == (2, 0.5, 0.25)
+    assert (game["n"], game["hit"]["value"], game["chance"], game["map_size"]) == (2, 0.5, 0.25, [2, 2])
+    head[:, 4:] = head[:, :, 4:] = False  # what the map says of the air does not count, for hit as for chance
+    game = pointing_game([hit, miss], masks, head)
+    assert (game["hit"]["value"], game["chance"]) == (1.0, 1.0)
 
 
 def test_fpr_at_95_tpr_worked_example() -> None:
@@ -226,9 +255,11 @@ def test_a_category_counts_each_layer() -> None:
     objections = [["unlike_training"], ["colour", "unlike_training"], ["colour"], [], ["unreadable"]]
     scores = np.array([9.0, 8.0, 0.0, 0.5, np.nan])
     entry = category(scores, objections, inside, patients, resamples=100, seed=0)
-    assert entry["n"] == 5 and entry["rejected"]["value"] == 0.8 and entry["rejected_by_pixel_checks"]["value"] == 0.6
+    assert entry["n"] == 5 and entry["rejected"]["value"] == 0.8 and entry["rejected_by_pixel_checks"]["value"] == 0.4
     assert entry["feature_gate"]["rejected"]["value"] == 0.4
     assert entry["by_reason"] == {"colour": 2, "unlike_training": 2, "unreadable": 1}
+    broken = category(np.array([0.0]), [["no_result"]], inside, patients, resamples=100, seed=0)
+    assert broken["rejected"]["value"] == 0.0 and broken["by_reason"] == {"no_result": 1}  # a failure is no virtue of the gate
     labels = np.repeat([0, 1], [200, 4])
     assert entry["feature_gate"]["auroc"]["value"] == pytest.approx(roc_auc_score(labels, np.r_[inside, scores[:4]]))
     nothing = category(np.full(1, np.nan), [["unreadable"]], inside, patients, resamples=100, seed=0)
