@@ -69,6 +69,16 @@ def test_what_no_pen_draws_does_not_count() -> None:
     assert measure_strokes(with_line(255, 2), np.zeros_like(INSIDE), GRAIN) == nothing
 
 
+@pytest.mark.parametrize("rim", [4, 6])
+def test_outlined_ink_counts_as_plain_ink_does(rim: int) -> None:
+    """Viewers draw white text with a black rim, so that it can be read on bone too: the rim must not pass for air."""
+    outlined = np.where(with_line(255, rim) == 255, 0, tissue())
+    outlined = np.where(with_line(255, 2) == 255, 255, outlined).astype(np.uint8)
+    found, plain = (measure_strokes(picture, INSIDE, GRAIN) for picture in (outlined, with_line(255, 2)))
+    assert found["bright_strokes"] >= plain["bright_strokes"] > 5
+    assert found["dark_strokes"] > 5
+
+
 def test_small_pictures_are_not_measured() -> None:
     small = np.asarray(Image.fromarray(with_line(255, 4)).resize((FINE_PX - 1, FINE_PX - 1)))
     assert set(measure_strokes(small, np.ones_like(small, bool), GRAIN).values()) == {0.0}

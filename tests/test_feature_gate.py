@@ -194,6 +194,19 @@ def test_a_dead_feature_is_no_division_by_zero() -> None:
         assert strange[0] > calm.max() or not name.startswith("mahalanobis")
 
 
+def test_a_dead_channel_of_a_stage_is_no_division_by_zero() -> None:
+    rng = np.random.default_rng(2)
+    stages = rng.normal(size=(80, 6)).astype(np.float32)
+    stages[:, 3:] = 0.25  # a ReLU that never opens
+    stages[:40, 3] += np.float32(1e-7)  # rounding
+    statistics = fit_statistics(stages, stages, np.arange(80) % 2, np.ones(6, np.float32), 0.0)
+    score, other = SCORES["mahalanobis_stages"], stages[:1].copy()
+    other[0, 3:] += np.float32(2e-7)
+    assert score(stages, statistics).max() < 6 and score(other, statistics)[0] < 6  # rounding is not blown up
+    other[0, 4] += 1.0
+    assert np.isfinite(score(other, statistics)).all() and score(other, statistics)[0] > 6
+
+
 def test_standard_is_of_the_median_and_the_upper_tail_and_brings_folds_together() -> None:
     scores = np.random.default_rng(3).normal(5.0, 2.0, 20_000)
     standard = Standard.of(scores)
