@@ -26,7 +26,7 @@ import timm
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.answering import answer, load_engine, pictures
+from benchmarks.answering import answer, cpu_name, load_engine, pictures, spread
 from benchmarks.eager import Eager, count_macs, eager_forms, make_networks, matmul_gflops, race, seconds, write_folds
 from strokect.engine import Engine, available_cores
 from strokect.files import sha256_bytes, write_json
@@ -66,11 +66,6 @@ def take_turns(rivals: Mapping[str, Callable[[], object]], repeats: int) -> dict
         work()
     rounds = [{name: seconds(work) for name, work in rivals.items()} for _ in range(repeats)]
     return {name: [times[name] for times in rounds] for name in rivals}
-
-
-def spread(values: Sequence[float], digits: int = 3) -> dict[str, float]:
-    """Minimum and median."""
-    return {"min": round(min(values), digits), "median": round(statistics.median(values), digits)}
 
 
 def ratio(times: Times, slow: str, fast: str) -> dict[str, float]:
@@ -175,14 +170,6 @@ def judge(measured: Mapping[str, dict[str, float]]) -> list[dict[str, Any]]:
             met = value <= bound if upper else value >= bound
             rows.append({"name": name, "target": f"{'≤' if upper else '≥'} {bound}", **measured[name], "met": met})
     return rows
-
-
-def cpu_name() -> str:
-    """The processor as the kernel names it (Linux), and the instruction sets that matter here."""
-    lines = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
-    facts = {key.strip(): value.strip() for key, value in lines.items()}
-    sets = [name for name in ("avx2", "avx512f", "avx512_vnni", "amx_tile") if name in facts.get("flags", "").split()]
-    return f"{facts.get('model name', platform.machine())} ({', '.join(sets)})"
 
 
 def measure(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:

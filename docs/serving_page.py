@@ -1,4 +1,4 @@
-"""docs/results/serving.md and the README's table of it, from the JSON that `python -m benchmarks.serve` wrote."""
+"""docs/results/serving.md and the README's table of it, from what `benchmarks.serve` and `benchmarks.release` wrote."""
 
 from typing import Any
 
@@ -27,15 +27,15 @@ def serving_table(bench: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def serving_page(bench: dict[str, Any]) -> str:
-    """The whole page."""
+def serving_page(bench: dict[str, Any], release: dict[str, Any]) -> str:
+    """The whole page; `release` is what `python -m benchmarks.release` wrote."""
     versions = ", ".join(f"{name} {version}" for name, version in bench["versions"].items())
     lines = [
         "# Speed of the engine",
         "",
         f"`{bench['command']}`, {bench['date']}, {bench['cpu']}, {bench['cores']} cores; {versions}.",
         "Rivals take turns in one run; ratios count, times are those of this machine.",
-        "Filled by `make readme` from `docs/results/serve.json`.",
+        "Filled by `make readme` from `docs/results/serve.json` and `docs/results/release.json`.",
         "",
         serving_table(bench),
         "",
@@ -53,6 +53,12 @@ def serving_page(bench: dict[str, Any]) -> str:
     if run := bench["soak"]:
         lines += ["", f"## {run['answers']} answers of one process", "", "| | value |", "|---|---|"]
         lines += [f"| {key.replace('_', ' ')} | {_text(value)} |" for key, value in run.items()]
+    lines += ["", "## The whole answer of a release", ""]
+    lines += [
+        "Decoding, pixel checks, gate, ensemble, dropout samples and policy, without HTTP; the model is the phantom's small one.",
+        "",
+    ]
+    lines += ["| | value |", "|---|---|", *(f"| {key.replace('_', ' ')} | {_text(value)} |" for key, value in release.items())]
     return "\n".join(lines) + "\n"
 
 

@@ -15,7 +15,7 @@ from strokect.summary import summary
 
 README = Path("README.md")
 PHANTOM = Path("docs/phantom")  # the committed run of `make repro`: a later run in the workspace must not make the README wrong
-SERVING = Path("metrics/bench/serve.json")  # of any machine
+SERVING = (Path("metrics/bench/serve.json"), Path("metrics/bench/release.json"))  # of any machine
 SHOWN = ("metrics/evaluate.json", "metrics/safety.json", "metrics/bench/pipeline.json", "reports/plots/roc.png")
 
 
@@ -35,7 +35,7 @@ def pages() -> dict[Path, str]:
     """Whole pages that are made of metrics files."""
     return {
         RESULTS / "safety.md": safety_page(safety_runs(), headlines()),
-        RESULTS / "serving.md": serving_page(read_json(RESULTS / "serve.json")),
+        RESULTS / "serving.md": serving_page(read_json(RESULTS / "serve.json"), read_json(RESULTS / "release.json")),
     }
 
 
@@ -97,8 +97,8 @@ def main() -> None:
         )
     for source in SHOWN:
         shutil.copyfile(source, PHANTOM / Path(source).name)
-    if SERVING.is_file():
-        shutil.copyfile(SERVING, RESULTS / "serve.json")
+    for source in filter(Path.is_file, SERVING):
+        shutil.copyfile(source, RESULTS / source.name)
     write_text(README, fill(README.read_text(encoding="utf-8")))
     for path, text in pages().items():
         write_text(path, text)
