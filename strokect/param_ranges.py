@@ -56,6 +56,11 @@ def check_ranges(params: Params, file: str) -> None:
             "above train.warmup_epochs",
         ),
         (min(dataclasses.astuple(p.export.tolerance)) >= 0, "export.tolerance", "0 or more in each figure"),
+        (
+            p.tune_threshold.patient_rule == "mean_top_k" or p.split.group_by == "patient",
+            "tune_threshold.patient_rule",
+            "mean_top_k where split.group_by is none: a series would be pieced together from several folds",
+        ),
         (p.tune_threshold.patient_top_k >= 1, "tune_threshold.patient_top_k", "1 or more"),
         (p.tune_threshold.resamples >= 100, "tune_threshold.resamples", "100 or more"),
         (0 < p.safety.max_false_reject <= 0.2, "safety.max_false_reject", "above 0 and at most 0.2"),

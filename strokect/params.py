@@ -152,6 +152,7 @@ class TuneThresholdParams:
     """Calibration and operating point, both from out-of-fold predictions."""
 
     goal: str  # f2 | sensitivity >= x
+    patient_rule: Literal["mean_top_k", "sequence"]
     patient_top_k: int
     calibration: Literal["auto", "none", "temperature", "affine", "isotonic"]
     resamples: int
