@@ -33,6 +33,7 @@ def check_ranges(params: Params, file: str) -> None:
         (0 <= p.model.dropout < 1, "model.dropout", "at least 0 and below 1"),
         (p.train.epochs >= 1, "train.epochs", "1 or more"),
         (p.train.batch_size >= 2, "train.batch_size", "2 or more"),
+        (1 <= p.train.devices <= p.train.batch_size, "train.devices", "between 1 and train.batch_size, which they share"),
         (p.train.learning_rate > 0, "train.learning_rate", "above 0"),
         (0 <= p.train.warmup_epochs < p.train.epochs, "train.warmup_epochs", "at least 0 and below train.epochs"),
         (p.train.weight_decay >= 0, "train.weight_decay", "0 or more"),

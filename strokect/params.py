@@ -107,6 +107,7 @@ class TrainParams:
     ema_decay: float
     amp: Literal["auto", "bf16", "fp16", "off"]
     device: Literal["auto", "cpu", "cuda"]
+    devices: int  # of this machine, that share each batch of a fold; more machines: docs/multi-gpu.md
     seed: int
     augment: AugmentParams
 
