@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from strokect.errors import DataError, run_stage
 from strokect.files import atomic_folder, sha256_file, write_json
-from strokect.fold import identity, make_sidecar, make_task, read_inputs, resume_path, save_fold, train
+from strokect.fold import identity, make_sidecar, make_task, read_inputs, resume_path, save_fold, track_fold, train
 from strokect.mining import HardSet, mine
 from strokect.network import FoldNet, load_network, predict_logits
 from strokect.params import HnmParams, TrainParams
@@ -79,7 +79,8 @@ def main() -> None:
         weights[np.concatenate([hard.negatives, hard.positives])] *= params.hnm.weight
         task = make_task(prepared, inputs.split, fold, (weights / weights.mean()).astype(np.float32), "hnm")
         schedule = fine_tune_params(params.train, params.hnm)
-        tuned, progress, name = train(net, task, schedule, fold=fold, mine_epoch=0, resume=resume)
+        with track_fold(inputs, "hnm", resume) as tracker:
+            tuned, progress, name = train(net, task, schedule, fold=fold, mine_epoch=0, resume=resume, tracker=tracker)
         history = progress.history
     after = predict_logits(tuned, images, device)
     report = describe_change(hard, before, after, labels, params.hnm)

@@ -5,7 +5,7 @@ import torch
 
 from strokect.errors import run_stage
 from strokect.files import atomic_folder
-from strokect.fold import identity, make_sidecar, make_task, read_inputs, resume_path, save_fold, train
+from strokect.fold import identity, make_sidecar, make_task, read_inputs, resume_path, save_fold, track_fold, train
 from strokect.network import build_network
 from strokect.training import class_weights
 
@@ -19,7 +19,9 @@ def main() -> None:
     resume = resume_path("train_fold", fold, *identity(prepared, params.model, params.train, params.hnm.mine_epoch))
     torch.manual_seed(params.train.seed * 100 + fold)  # the head starts at random
     net = build_network(params.model.backbone, params.model.weights, params.model.dropout)
-    net, progress, device = train(net, task, params.train, fold=fold, mine_epoch=params.hnm.mine_epoch, resume=resume)
+    with track_fold(given, "train_fold", resume) as tracker:
+        schedule, early = params.train, params.hnm.mine_epoch
+        net, progress, device = train(net, task, schedule, fold=fold, mine_epoch=early, resume=resume, tracker=tracker)
 
     sidecar = make_sidecar(
         net, prepared, params.model, stage="train_fold", fold=fold, group_by=params.split.group_by, device=device

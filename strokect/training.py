@@ -22,6 +22,8 @@ from strokect.files import atomic_path
 from strokect.network import FoldNet, parameters_of, predict_logits
 from strokect.params import TrainParams
 
+Report = Callable[[dict[str, float]], None]
+
 
 @dataclass(frozen=True)
 class Task:
@@ -117,10 +119,10 @@ class Trainer:
         self.weights = torch.from_numpy(task.weights).to(self.device)
         self._load_checkpoint()
 
-    def run(self, report: Callable[[dict[str, float]], None] = lambda row: None) -> Progress:
-        """Train the epochs that are left; `report` gets each finished epoch's row."""
-        for epoch in range(self.progress.epoch, self.params.epochs):
-            row = self._epoch(epoch)
+    def run(self, report: Report = lambda row: None, on_step: Report = lambda row: None, until: int | None = None) -> Progress:
+        """Train the epochs that are left, or those up to `until`. `report` gets the row of each epoch, `on_step` of each step."""
+        for epoch in range(self.progress.epoch, self.params.epochs if until is None else until):
+            row = self._epoch(epoch, on_step)
             if epoch + 1 == self.mine_epoch:
                 self.progress.mined = predict_logits(self.ema.module, self.task.images, self.device)
             self.progress.history.append(row)
@@ -129,7 +131,7 @@ class Trainer:
             report(row)
         return self.progress
 
-    def _epoch(self, epoch: int) -> dict[str, float]:
+    def _epoch(self, epoch: int, on_step: Report) -> dict[str, float]:
         # Seeding by epoch, not by run, makes a resumed run draw what an uninterrupted one would have drawn.
         torch.manual_seed(self.seed * 10_000 + epoch)
         self.net.train()
@@ -142,6 +144,7 @@ class Trainer:
                 lr = learning_rate(step, params.epochs * steps, round(params.warmup_epochs * steps), params.learning_rate)
                 loss, norm = self._step(batch, lr)
                 total, norms = total + loss * len(batch), norms + norm
+                on_step({"step": step + 1, "loss": loss, "grad_norm": norm, "learning_rate": lr})
                 bar.update(len(batch))
         seconds = time.perf_counter() - started
         if not math.isfinite(total):
