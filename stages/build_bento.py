@@ -9,16 +9,19 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from strokect.errors import ReleaseError, run_stage
 from strokect.files import atomic_path, read_json, sha256_file
 from strokect.model_card import model_card
+from strokect.params import load_params
 from strokect.phantom import make_cohort, window
 from strokect.release_writer import write_release
 from strokect.shipping import shipped_folders
 from strokect.sidecar import read_sidecar
+from strokect.tracking import start_tracker
 
 # The part of the package that the service imports and the bento carries. None of it may import torch.
 SERVING_MODULES = (
@@ -94,6 +97,17 @@ def self_test_slice(size: int) -> bytes:
     return stream.getvalue()
 
 
+def track_release(folders: dict[str, Path], sidecar: dict[str, Any], versions: dict[str, str]) -> None:
+    """Tell the tracker about the exported models. Not the whole release: what the audit found names files."""
+    hashes = {key: sidecar[key] for key in ("data_sha256", "split_sha256")}
+    models = ("model.onnx", "head.npz", "model.json")
+    files = {f"models/{name}/{file}": folder / file for name, folder in folders.items() for file in models}
+    with start_tracker(load_params(), "build_bento", "build_bento", sidecar, hashes["split_sha256"]) as tracker:
+        tracker.summary(versions)
+        files["operating_point.json"] = Path("models/operating_point.json")
+        tracker.artifact("exported-models", "model", files, {**hashes, **versions})
+
+
 def main() -> None:
     """Read the outputs of export, tune_threshold, safety, evaluate and audit; write the release and the bento."""
     models, metrics = Path("models"), Path("metrics")
@@ -118,6 +132,7 @@ def main() -> None:
     )
     tag = bento_version(Path(), version)
     build_bento(Path(), models / "release", tag, models / "bento" / "strokect.bento")
+    track_release(folders, sidecar, {"release": version, "bento": tag})
     print(f"release {version} in {models / 'release'}, bento strokect:{tag} in {models / 'bento'}")
 
 

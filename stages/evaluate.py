@@ -24,6 +24,7 @@ from strokect.shipping import shipped_folders
 from strokect.slices import Picture
 from strokect.sources import raw_pictures
 from strokect.splits import SPLIT, read_split, rows_of_test_part
+from strokect.tracking import headline, start_tracker
 
 OPENINGS = Path("metrics/test_openings.csv")
 POINT = Path("models/operating_point.json")
@@ -116,6 +117,9 @@ def main() -> None:
         for column in ("loss", "held_out_log_loss"):
             training_curves(training, column).to_csv(folder / f"training_{column}.csv")
         draw(parts, training, folder, f"target: {metrics['target']}")
+    with start_tracker(params, "evaluate", "evaluate", prepared.cohort, sha256_file(SPLIT)) as tracker:
+        tracker.summary(headline(metrics))
+        tracker.plots(Path("reports/plots"))
     print(f"part: {metrics['part']}\n{metrics_table(metrics)}")
     for note in metrics["notes"]:
         print(f"note: {note}")

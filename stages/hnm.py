@@ -13,7 +13,7 @@ from strokect.devices import pick_device
 from strokect.distributed import World, joined, spread
 from strokect.errors import DataError, run_stage
 from strokect.files import atomic_folder, sha256_file, write_json
-from strokect.fold import FoldInputs, identity, make_sidecar, make_task, read_inputs, resume_path, save_fold, train
+from strokect.fold import FoldInputs, identity, make_sidecar, make_task, read_inputs, resume_path, save_fold, track_fold, train
 from strokect.mining import HardSet, mine
 from strokect.network import FoldNet, load_network, predict_logits
 from strokect.params import HnmParams, TrainParams
@@ -81,7 +81,10 @@ def tune(inputs: FoldInputs, world: World) -> None:
         weights[np.concatenate([hard.negatives, hard.positives])] *= params.hnm.weight
         task = make_task(prepared, inputs.split, fold, (weights / weights.mean()).astype(np.float32), "hnm")
         schedule = fine_tune_params(params.train, params.hnm)
-        tuned, progress, name = train(net, task, schedule, fold=fold, mine_epoch=0, resume=resume, world=world)
+        with track_fold(inputs, "hnm", resume, world) as tracker:
+            tuned, progress, name = train(
+                net, task, schedule, fold=fold, mine_epoch=0, resume=resume, world=world, tracker=tracker
+            )
         history = progress.history
     if not world.is_main:
         return

@@ -7,7 +7,7 @@ from strokect.devices import pick_device
 from strokect.distributed import World, joined, spread
 from strokect.errors import run_stage
 from strokect.files import atomic_folder
-from strokect.fold import FoldInputs, identity, make_sidecar, make_task, read_inputs, resume_path, save_fold, train
+from strokect.fold import FoldInputs, identity, make_sidecar, make_task, read_inputs, resume_path, save_fold, track_fold, train
 from strokect.network import build_network
 from strokect.training import class_weights
 
@@ -20,8 +20,11 @@ def train_one(given: FoldInputs, world: World) -> None:
     resume = resume_path("train_fold", fold, *identity(prepared, params.model, params.train, params.hnm.mine_epoch))
     torch.manual_seed(params.train.seed * 100 + fold)  # the head starts at random
     net = build_network(params.model.backbone, params.model.weights, params.model.dropout)
-    mine_epoch = params.hnm.mine_epoch
-    net, progress, device = train(net, task, params.train, fold=fold, mine_epoch=mine_epoch, resume=resume, world=world)
+    schedule, early = params.train, params.hnm.mine_epoch
+    with track_fold(given, "train_fold", resume, world) as tracker:
+        net, progress, device = train(
+            net, task, schedule, fold=fold, mine_epoch=early, resume=resume, world=world, tracker=tracker
+        )
     if not world.is_main:
         return
     sidecar = make_sidecar(

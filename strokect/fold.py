@@ -15,6 +15,7 @@ import timm
 import torch
 from numpy.typing import NDArray
 
+from strokect.augment import augment
 from strokect.batches import Rows
 from strokect.devices import device_name, pick_amp, pick_device
 from strokect.distributed import World
@@ -24,6 +25,7 @@ from strokect.network import FoldNet, describe_network, packaged_weights, save_n
 from strokect.params import ModelParams, Params, TrainParams, load_params
 from strokect.sidecar import CLASSES, SCHEMA
 from strokect.splits import SPLIT, held_out_rows, read_split, training_rows
+from strokect.tracking import Tracker, start_tracker
 from strokect.training import Progress, Task, Trainer
 
 # Outside every stage's outputs: DVC deletes those before it runs a stage again.
@@ -33,6 +35,8 @@ CODE = tuple(
     f"strokect/{name}" for name in ("augment", "batches", "distributed", "fold", "mining", "network", "splits", "training")
 )
 CODE += ("stages/train_fold", "stages/hnm")
+TRACKED_STEPS = 1000  # about as many points as a curve of the steps of a fold gets
+NO_TRACKER = Tracker()
 HISTORY_COLUMNS = ["epoch", "loss", "held_out_log_loss", "learning_rate", "grad_norm", "images_per_s", "seconds"]
 
 
@@ -73,7 +77,15 @@ def resume_path(stage: str, fold: int, *identity: Any) -> Path:
 
 
 def train(
-    net: FoldNet, task: Task, params: TrainParams, *, fold: int, mine_epoch: int, resume: Path, world: World | None = None
+    net: FoldNet,
+    task: Task,
+    params: TrainParams,
+    *,
+    fold: int,
+    mine_epoch: int,
+    resume: Path,
+    world: World | None = None,
+    tracker: Tracker = NO_TRACKER,
 ) -> tuple[FoldNet, Progress, str]:
     """Run or resume a fold, with one line per epoch. Returns the averaged network, its progress and the device's name."""
     trainer = Trainer(net, task, params, seed=params.seed * 100 + fold, mine_epoch=mine_epoch, resume=resume, world=world)
@@ -94,10 +106,36 @@ def train(
             f"{row['images_per_s']:.0f} images/s  {left:.0f} s left",
             flush=True,
         )
+        tracker.epoch(row | gpu_memory(trainer.device))
 
-    progress = trainer.run(report)
+    every = max(1, params.epochs * trainer.steps_per_epoch // TRACKED_STEPS)
+    tracker.slices("augmented training slices", lambda: some_augmented(task, params))
+    progress = trainer.run(report, tracker.step, every=every)
     name, together = device_name(trainer.device), trainer.world.size
     return trainer.ema.module, progress, name if together == 1 else f"{together} × {name}"
+
+
+def track_fold(given: FoldInputs, stage: str, resume: Path, world: World) -> Tracker:
+    """The tracker of one fold's stage, in the first process only; its run keeps its id while the fold has the checkpoint `resume`."""
+    if not world.is_main:
+        return NO_TRACKER
+    name, run_file = f"{stage}@{given.fold}", resume.with_suffix(".wandb")
+    return start_tracker(
+        given.params, stage, name, given.prepared.cohort, sha256_file(SPLIT), config={"fold": given.fold}, run_file=run_file
+    )
+
+
+def gpu_memory(device: torch.device) -> dict[str, float]:
+    """The most memory that tensors have taken on the GPU so far, in GB; nothing on a CPU."""
+    return {"gpu_memory_gb": torch.cuda.max_memory_allocated(device) / 1e9} if device.type == "cuda" else {}
+
+
+def some_augmented(task: Task, params: TrainParams, n: int = 16) -> NDArray[np.uint8]:
+    """(n, C, S, S) uint8 training slices as the network may see them; the generators that training draws from are untouched."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        given = np.array(task.images[np.linspace(0, len(task.images) - 1, n).astype(int)])
+        return augment(torch.from_numpy(given), params.augment).byte().numpy()
 
 
 def save_fold(folder: Path, net: FoldNet, history: list[dict[str, float]], sidecar: dict[str, Any]) -> None:

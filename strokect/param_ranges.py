@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from strokect.errors import ParamsError
 from strokect.operating_point import parse_goal
+from strokect.run_params import run_rules
 
 if TYPE_CHECKING:
     from strokect.params import Params
@@ -71,6 +72,7 @@ def check_ranges(params: Params, file: str) -> None:
         (p.safety.proxies_per_kind >= 1, "safety.proxies_per_kind", "1 or more"),
         (p.safety.resamples >= 100, "safety.resamples", "100 or more"),
         (p.evaluate.resamples >= 100, "evaluate.resamples", "100 or more"),
+        *run_rules(p),
     ]
     for holds, key, expected in rules:
         if not holds:

@@ -11,6 +11,7 @@ import yaml
 
 from strokect.errors import ParamsError
 from strokect.param_ranges import check_ranges
+from strokect.run_params import SearchParams, TrackingParams
 from strokect.strict import build
 
 Views = Literal["identity", "mirror", "shift_left", "shift_right"]
@@ -197,6 +198,8 @@ class Params:
     tune_threshold: TuneThresholdParams
     safety: SafetyParams
     evaluate: EvaluateParams
+    search: SearchParams
+    tracking: TrackingParams
 
 
 def load_params(path: Path | str = "params.yaml") -> Params:

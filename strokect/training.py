@@ -25,6 +25,8 @@ from strokect.files import atomic_path
 from strokect.network import FoldNet, parameters_of, predict_logits
 from strokect.params import TrainParams
 
+Report = Callable[[dict[str, float]], None]
+
 
 @dataclass(frozen=True)
 class Task:
@@ -121,10 +123,15 @@ class Trainer:
         self._load_checkpoint()
         self.forward = self.world.wrap(self.net, self.device)
 
-    def run(self, report: Callable[[dict[str, float]], None] = lambda row: None) -> Progress:
-        """Train the epochs that are left; `report` gets each finished epoch's row."""
-        for epoch in range(self.progress.epoch, self.params.epochs):
-            row = self.train_epoch(epoch)
+    def run(
+        self, report: Report = lambda row: None, on_step: Report | None = None, *, every: int = 1, until: int | None = None
+    ) -> Progress:
+        """Train the epochs that are left, or those up to `until`.
+
+        `report` gets the row of each epoch, `on_step` that of each `every`th step: reading its loss waits for the device.
+        """
+        for epoch in range(self.progress.epoch, self.params.epochs if until is None else until):
+            row = self.train_epoch(epoch, on_step, every)
             if epoch + 1 == self.mine_epoch:
                 self.progress.mined = self._predict(self.task.images)
             self.progress.history.append(row)
@@ -133,7 +140,7 @@ class Trainer:
             report(row)
         return self.progress
 
-    def train_epoch(self, epoch: int) -> dict[str, float]:
+    def train_epoch(self, epoch: int, on_step: Report | None = None, every: int = 1) -> dict[str, float]:
         """One pass over the training part, `epoch` counted from 0; returns its row of the history."""
         # Seeding by epoch, not by run, makes a resumed run draw what an uninterrupted one would have drawn.
         torch.manual_seed(self.seed * 10_000 + epoch)
@@ -148,7 +155,11 @@ class Trainer:
             batches = zip(order.to(self.device).split(size), self.feed.batches(order, size), strict=True)
             for step, (positions, images) in enumerate(batches, epoch * steps):
                 lr = learning_rate(step, params.epochs * steps, round(params.warmup_epochs * steps), params.learning_rate)
-                sums += self._step(positions, images, lr)
+                figures = self._step(positions, images, lr)
+                sums += figures
+                if on_step and (step + 1) % every == 0:
+                    loss, norm = (figures / figures.new_tensor([len(positions) / self.world.size, 1])).tolist()
+                    on_step({"step": step + 1, "loss": loss, "grad_norm": norm, "learning_rate": lr})
                 bar.update(len(positions))
         total, norms = self.world.total(sums[:1]).item(), sums[1].item()
         seconds = time.perf_counter() - started

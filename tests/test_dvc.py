@@ -13,7 +13,7 @@ from conftest import ROOT, committed, tiny_params
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 # Reading, writing and naming things: a change here changes no figure, and every stage uses them.
-INFRASTRUCTURE = {"__init__", "errors", "files", "manifest", "param_ranges", "params", "preflight"}
+INFRASTRUCTURE = {"__init__", "errors", "files", "manifest", "param_ranges", "params", "preflight", "run_params", "tracking"}
 # Imported for a constant or a path.
 ONLY_A_NAME = {
     "train_fold": {"sidecar"},
