@@ -45,8 +45,12 @@ def student_model(params: Params) -> ModelParams:
 
 
 def student_schedule(params: Params) -> TrainParams:
-    """The folds' schedule with the student's epochs, and cross-entropy with the targets as they are."""
-    return dataclasses.replace(params.train, epochs=params.export.student_epochs, loss="cross_entropy", label_smoothing=0.0)
+    """The folds' schedule with the student's epochs, cross-entropy with the targets as they are, and no bleeds: a teacher's
+    answer to the slice is none to the slice with a bleed.
+    """
+    augment = dataclasses.replace(params.train.augment, bleeds=0.0)
+    epochs = params.export.student_epochs
+    return dataclasses.replace(params.train, epochs=epochs, loss="cross_entropy", label_smoothing=0.0, augment=augment)
 
 
 def soft_targets(teachers: Iterable[FoldNet], images: Images, device: torch.device) -> NDArray[np.float32]:

@@ -32,7 +32,8 @@ from strokect.training import Progress, Task, Trainer
 RESUME = Path(os.environ.get("STROKECT_RESUME_DIR", ".strokect/resume"))
 # What shapes a fold's weights. A checkpoint of other code is not gone on with: DVC would record the new code for it.
 CODE = tuple(
-    f"strokect/{name}" for name in ("augment", "batches", "distributed", "fold", "mining", "network", "splits", "training")
+    f"strokect/{name}"
+    for name in ("augment", "batches", "bleeds", "distributed", "fold", "mining", "network", "splits", "training")
 )
 CODE += ("stages/train_fold", "stages/hnm")
 TRACKED_STEPS = 1000  # about as many points as a curve of the steps of a fold gets
@@ -116,7 +117,7 @@ def train(
 
 
 def track_fold(given: FoldInputs, stage: str, resume: Path, world: World) -> Tracker:
-    """The tracker of one fold's stage, in the first process only; its run keeps its id while the fold has the checkpoint `resume`."""
+    """The tracker of one fold's stage, in the first process only; its run keeps its id while there is the checkpoint `resume`."""
     if not world.is_main:
         return NO_TRACKER
     name, run_file = f"{stage}@{given.fold}", resume.with_suffix(".wandb")

@@ -89,6 +89,7 @@ class AugmentParams:
     contrast: float
     noise: float
     erase: float
+    bleeds: float  # share of the slices labelled 0 that is given a synthetic bleed, and the label 1
 
 
 @dataclass(frozen=True)

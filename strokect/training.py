@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from strokect.augment import augment
 from strokect.batches import Feed, Rows, open_feed
+from strokect.bleeds import Bleeds
 from strokect.devices import pick_amp, pick_device
 from strokect.distributed import GlobalDropout, World, globalise
 from strokect.errors import TrainingError
@@ -120,6 +121,8 @@ class Trainer:
         self.feed = feed or open_feed(task.images, self.device, task.name, tell=self.world.is_main)
         self.labels = torch.from_numpy(task.labels).float().to(self.device)
         self.weights = torch.from_numpy(task.weights).to(self.device)
+        share = params.augment.bleeds * (params.augment.strength > 0)
+        self.bleeds = Bleeds(task.images, task.labels, share, self.device) if share else None
         self._load_checkpoint()
         self.forward = self.world.wrap(self.net, self.device)
 
@@ -152,10 +155,11 @@ class Trainer:
         started, lr = time.perf_counter(), 0.0
         title = f"{self.task.name} epoch {epoch + 1}/{params.epochs}"
         with tqdm(total=len(order), desc=title, unit="img", mininterval=2, disable=not self.world.is_main) as bar:
-            batches = zip(order.to(self.device).split(size), self.feed.batches(order, size), strict=True)
-            for step, (positions, images) in enumerate(batches, epoch * steps):
+            painted = self.bleeds.choose(order) if self.bleeds else torch.zeros(len(order), dtype=torch.bool)
+            batches = zip(order.to(self.device).split(size), painted.split(size), self.feed.batches(order, size), strict=True)
+            for step, (positions, chosen, images) in enumerate(batches, epoch * steps):
                 lr = learning_rate(step, params.epochs * steps, round(params.warmup_epochs * steps), params.learning_rate)
-                figures = self._step(positions, images, lr)
+                figures = self._step(positions, chosen.nonzero()[:, 0], images, lr)
                 sums += figures
                 if on_step and (step + 1) % every == 0:
                     loss, norm = (figures / figures.new_tensor([len(positions) / self.world.size, 1])).tolist()
@@ -175,21 +179,25 @@ class Trainer:
             "seconds": seconds,
         }
 
-    def _step(self, positions: Tensor, images: Tensor, lr: float) -> Tensor:
+    def _step(self, positions: Tensor, chosen: Tensor, images: Tensor, lr: float) -> Tensor:
         """One optimiser step on the slices `images` (B, C, S, S) uint8, numbered `positions` (B,), of the global batch.
 
-        Returns (2,) the summed loss of this process's share and the gradient norm before clipping, on the device.
+        The `chosen` (k,) among them, numbered on the CPU, are given a synthetic bleed. Returns (2,) the summed loss of this
+        process's share and the gradient norm before clipping, on the device.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         whole, mine = len(positions), self.world.share(len(positions))
-        images, positions = augment(images, self.params.augment)[mine], positions[mine]
+        labels, weights = self.labels[positions], self.weights[positions]
+        if self.bleeds:
+            images, labels, weights = self.bleeds(images, positions, chosen.to(self.device), labels, weights)
+        images, labels, weights = augment(images, self.params.augment)[mine], labels[mine], weights[mine]
         if isinstance(self.net.dropout, GlobalDropout):
             self.net.dropout.whole = whole
         with torch.autocast(self.device.type, dtype=self.amp, enabled=self.amp is not None):
             logits = self.forward(images.contiguous(memory_format=self.layout))
         # The loss is taken in float32: focal terms underflow in half precision.
-        loss = (slice_loss(logits.float(), self.labels[positions], self.params) * self.weights[positions]).sum()
+        loss = (slice_loss(logits.float(), labels, self.params) * weights).sum()
         self.optimizer.zero_grad(set_to_none=True)
         # Gradients are averaged over the processes, and the mean is one over the whole batch.
         self.scaler.scale(loss * (self.world.size / whole)).backward()
