@@ -44,6 +44,7 @@ import: setup ## bring a data set in: make import SOURCE=kaggle_ct_ich FROM=/pat
 bench: setup ## the benchmarks, into metrics/bench/
 	python -m benchmarks.pipeline
 	python -m benchmarks.serve
+	python -m benchmarks.train
 
 readme: setup ## fill the marked blocks of README.md from the metrics
 	python -m docs.update_readme

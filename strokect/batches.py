@@ -46,7 +46,7 @@ class Feed(Protocol):
     """Batches of slices on the device, whatever way they take."""
 
     def batches(self, order: Tensor, size: int) -> Iterator[Tensor]:
-        """The slices at the positions `order` (n,), on the CPU, as (size, C, S, S) uint8 on the device; the last batch is smaller."""
+        """The slices at the positions `order` (n,), on the CPU, as (B, C, S, S) uint8 on the device; B ≤ size."""
         ...
 
 

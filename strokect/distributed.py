@@ -66,8 +66,7 @@ class World:
         if self.size == 1:
             return net
         ids = [torch.cuda.current_device()] if device.type == "cuda" else None
-        # Buffers are alike already: the statistics are those of the global batch.
-        return nn.parallel.DistributedDataParallel(net, ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+        return nn.parallel.DistributedDataParallel(net, ids, gradient_as_bucket_view=True)
 
 
 @contextmanager

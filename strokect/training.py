@@ -100,6 +100,7 @@ class Trainer:
         self.device = pick_device(params)
         self.amp = pick_amp(params, self.device)
         self.layout = torch.channels_last
+        torch.backends.cudnn.benchmark = True  # on a GPU: shapes repeat, so the fastest kernels are looked for once
         self.net = net.to(self.device).to(memory_format=self.layout)
         if self.world.size > 1:
             globalise(self.net, self.world, self.device)
