@@ -68,6 +68,7 @@ def tune(inputs: FoldInputs, world: World) -> None:
     given = Path(f"models/folds/{fold}")
     hard = mine(read_train_scores(given, prepared.manifest["file"].iloc[inputs.rows]), labels, params.hnm)
     net, given_sidecar = load_network(given)
+    net.freeze(params.model.frozen_stages)
     device = pick_device(params.train)
 
     history: list[dict[str, float]] = []

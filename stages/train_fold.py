@@ -19,7 +19,8 @@ def train_one(given: FoldInputs, world: World) -> None:
     task = make_task(prepared, given.split, fold, weights, "train_fold")
     resume = resume_path("train_fold", fold, *identity(prepared, params.model, params.train, params.hnm.mine_epoch))
     torch.manual_seed(params.train.seed * 100 + fold)  # the head starts at random
-    net = build_network(params.model.backbone, params.model.weights, params.model.dropout)
+    model = params.model
+    net = build_network(model.backbone, model.weights, model.dropout, model.frozen_stages)
     schedule, early = params.train, params.hnm.mine_epoch
     with track_fold(given, "train_fold", resume, world) as tracker:
         net, progress, device = train(

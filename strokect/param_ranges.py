@@ -32,6 +32,12 @@ def check_ranges(params: Params, file: str) -> None:
         (len(p.split.folds) >= 2, "split.folds", "a list of at least 2 folds"),
         (p.split.folds == tuple(range(len(p.split.folds))), "split.folds", "0, 1, 2, … in order"),
         (0 <= p.model.dropout < 1, "model.dropout", "at least 0 and below 1"),
+        (p.model.frozen_stages >= 0, "model.frozen_stages", "0 or more"),
+        (
+            p.model.frozen_stages == 0 or p.model.weights != "none",
+            "model.frozen_stages",
+            "0 with model.weights none: random weights would stay random",
+        ),
         (p.train.epochs >= 1, "train.epochs", "1 or more"),
         (p.train.batch_size >= 2, "train.batch_size", "2 or more"),
         (1 <= p.train.devices <= p.train.batch_size, "train.devices", "between 1 and train.batch_size, which they share"),

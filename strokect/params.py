@@ -74,6 +74,7 @@ class ModelParams:
     backbone: str
     weights: str  # package | hub | none | a path to a .safetensors or .pth file
     dropout: float
+    frozen_stages: int  # the stem and so many stages keep the weights they start with
 
 
 @dataclass(frozen=True)

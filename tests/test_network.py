@@ -141,3 +141,20 @@ def test_larger_networks_learn_a_step_and_export(profile: str, tmp_path: Path) -
     sidecar = {"schema": 1, "image_size": size, "channels": 1, "classes": ["normal", "stroke"], "target": "t"}
     write_json(tmp_path / "model.json", {**sidecar, **describe_network(net)})
     assert check_parity(net, FoldModel(tmp_path), images.numpy(), 1e-4) < 1e-4
+
+
+def test_frozen_stages_stay_as_they_are_statistics_included() -> None:
+    net = build_network(LITE0, "none", 0.2, frozen_stages=2)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    net.train()
+    optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.1)
+    net(torch.randint(0, 256, (4, 1, 64, 64), dtype=torch.uint8)).sum().backward()
+    optimizer.step()
+    changed = {key for key, value in net.state_dict().items() if not torch.equal(value, before[key])}
+    frozen = ("backbone.conv_stem", "backbone.bn1", "backbone.blocks.0", "backbone.blocks.1")
+    assert not any(key.startswith(frozen) for key in changed)
+    assert {"head.weight", "backbone.blocks.2.0.bn1.running_mean", "backbone.blocks.2.0.conv_pw.weight"} <= changed
+    assert not net.backbone.bn1.training
+    assert net.backbone.blocks[2].training
+    with pytest.raises(TrainingError, match="frozen_stages is 99"):
+        net.freeze(99)
