@@ -6,7 +6,6 @@ cached are restored, not repeated, and a killed run resumes, so the command can 
 """
 
 import argparse
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.accuracy_steps import HEADLINE, HEADLINE_SEEDS, PROFILE, STEPS, TUNING_SEED
+from benchmarks.accuracy_steps import HEADLINE, HEADLINE_SEEDS, PROFILE, STEPS, TUNING_SEED, Step
 from strokect.errors import DataError, run_stage
 from strokect.files import read_json, write_json, write_text
 from strokect.preflight import check_raw_data
 from strokect.reporting import figure_text
-from strokect.statistics import bootstrap_weights, estimate
+from strokect.statistics import bootstrap_weights, estimate, roc_auc
 
 RESULTS = Path("docs/results/training")
 # Scores of single slices stay out of the repository: they are only needed to compare two runs slice by slice.
@@ -27,19 +26,21 @@ SCORES = Path(".strokect/accuracy")
 RESAMPLES, SEED = 2000, 0
 
 
-def runs() -> dict[str, tuple[str, ...]]:
-    """Every run by name, with its overrides: the steps on the tuning seed, the headline on its own seeds."""
-    tuning = {name: (*step.overrides, f"split.seed={TUNING_SEED}") for name, step in STEPS.items()}
-    return tuning | {f"headline-{seed}": (*STEPS[HEADLINE].overrides, f"split.seed={seed}") for seed in HEADLINE_SEEDS}
+def runs() -> dict[str, tuple[Step, int]]:
+    """Every run by name, with its step and split seed: the steps on the tuning seed, the headline on its own seeds."""
+    tuning = {name: (step, TUNING_SEED) for name, step in STEPS.items()}
+    return tuning | {f"headline-{seed}": (STEPS[HEADLINE], seed) for seed in HEADLINE_SEEDS}
 
 
 def command(name: str) -> str:
     """The command that makes a run; it stops after the out-of-fold figures."""
-    return " ".join(["dvc exp run tune_threshold", *(f"-S {item}" for item in (f"profile={PROFILE}", *runs()[name]))])
+    step, seed = runs()[name]
+    overrides = {"profile": PROFILE, **step.overrides, "split.seed": seed}
+    return " ".join(["dvc exp run tune_threshold", *(f"-S {key}={value}" for key, value in overrides.items())])
 
 
 def log_losses(scores: pd.DataFrame) -> np.ndarray:
-    """(n,) −log of the calibrated probability, cross-fitted by patient, that each slice's label was given."""
+    """(n,) −log of the `probability`, calibrated and cross-fitted by patient, that each slice's label was given."""
     p = np.clip(scores["probability"].to_numpy(float), 1e-7, 1 - 1e-7)
     return -np.where(scores["label"] == 1, np.log(p), np.log1p(-p))
 
@@ -50,19 +51,32 @@ def mean_with_interval(values: np.ndarray, patients: np.ndarray) -> dict[str, An
     return estimate(lambda weights: weights @ values / weights.sum(1), counts, index)
 
 
+def auc_with_interval(scores: pd.DataFrame) -> dict[str, Any]:
+    """ROC AUC of the probabilities with its 95 % interval over resampled patients."""
+    labels, ranking = scores["label"].to_numpy(np.int64), scores["probability"].to_numpy(float)
+    counts, index = bootstrap_weights(scores["patient"].to_numpy(), RESAMPLES, SEED)
+    return estimate(lambda weights: roc_auc(labels, ranking, weights), counts, index)
+
+
 def collect(name: str) -> dict[str, Any]:
     """What the workspace holds after a run, and the difference to the step that it is compared with, where that has run."""
     metrics = read_json("metrics/oof.json")
     scores = pd.read_csv("models/oof.csv", dtype={"file": str, "patient": str})
+    step, _ = runs()[name]
+    slice_auc = metrics["slice"]["roc_auc"]
+    if step.in_series:
+        scores["probability"] = scores["in_series"]
+        slice_auc = auc_with_interval(scores)
     losses = log_losses(scores)
     SCORES.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile("models/oof.csv", SCORES / f"{name}.csv")
+    scores.to_csv(SCORES / f"{name}.csv", index=False)
     histories = [pd.read_csv(path) for path in sorted(Path("models").glob("*/*/history.csv"))]
     found: dict[str, Any] = {
         "command": command(name),
         "training_minutes": round(sum(float(history["seconds"].sum()) for history in histories) / 60, 1),
         "log_loss": mean_with_interval(losses, scores["patient"].to_numpy()),
-        **{level: {"roc_auc": metrics[level]["roc_auc"]} for level in ("slice", "patient")},
+        "slice": {"roc_auc": slice_auc},
+        "patient": {"roc_auc": metrics["patient"]["roc_auc"]},
         **{key: metrics[key] for key in ("n_slices", "n_patients", "n_positive_patients", "data_sha256", "device", "target")},
     }
     against = STEPS[name].against if name in STEPS else None

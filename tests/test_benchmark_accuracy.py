@@ -92,3 +92,17 @@ def test_the_page_shows_every_run_and_its_command() -> None:
     assert f"| `{name}` | {step.change} | 0.800 [0.700, 0.900] | -0.0123 [-0.0200, +0.0010] to `{step.against}` |" in page
     assert "the command" in page
     assert "| 1 | 0.800 [0.700, 0.900] |" in page
+
+
+def test_a_step_in_series_is_judged_by_what_was_seen_in_series(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_json("metrics/oof.json", run())
+    (tmp_path / "models").mkdir()
+    scores = pd.DataFrame(
+        {"file": list("abcd"), "patient": list("1122"), "label": [0, 1, 0, 1], "probability": [0.9, 0.1, 0.9, 0.1]}
+    )
+    scores.assign(in_series=[0.1, 0.9, 0.2, 0.8]).to_csv(tmp_path / "models/oof.csv", index=False)
+    found = accuracy.collect("sequence")
+    assert found["slice"]["roc_auc"]["value"] == 1.0
+    assert found["log_loss"]["value"] == pytest.approx(-np.mean(np.log([0.9, 0.9, 0.8, 0.8])))
+    assert "-S tune_threshold.patient_rule=sequence" in found["command"]
