@@ -172,14 +172,14 @@ class Trainer:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        whole, mine = len(positions), self.world.share(len(positions))
+        whole, (mine, counts) = len(positions), self.world.portion(len(positions))
         images, positions = augment(images, self.params.augment)[mine], positions[mine]
         if isinstance(self.net.dropout, GlobalDropout):
             self.net.dropout.whole = whole
         with torch.autocast(self.device.type, dtype=self.amp, enabled=self.amp is not None):
             logits = self.forward(images.contiguous(memory_format=self.layout))
         # The loss is taken in float32: focal terms underflow in half precision.
-        loss = (slice_loss(logits.float(), self.labels[positions], self.params) * self.weights[positions]).sum()
+        loss = (slice_loss(logits.float(), self.labels[positions], self.params) * self.weights[positions]).sum() * counts
         self.optimizer.zero_grad(set_to_none=True)
         # Gradients are averaged over the processes, and the mean is one over the whole batch.
         self.scaler.scale(loss * (self.world.size / whole)).backward()
