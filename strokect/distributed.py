@@ -5,7 +5,7 @@ The run must not depend on how many there are. So a batch is the *global* one, w
 - every process draws the same order and augments the whole batch, then keeps its share. Augmenting is cheap beside the network,
   and so nothing that is drawn, nor what is mixed with what, depends on the number of processes;
 - BatchNorm takes mean and variance of the whole batch, and the head's dropout mask is drawn for the whole batch;
-- each process divides the loss of its share by the size of the whole batch, so that a last, uneven batch weighs as it should;
+- each process divides the loss of its share by the size of the whole batch, so that shares of uneven size weigh as they should;
 - gradients are summed by DistributedDataParallel; weights, averaged weights and optimiser then step alike everywhere;
 - process 0 alone writes and prints, and what it reads of a checkpoint it sends to all.
 """
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from strokect.errors import TrainingError
 from strokect.params import TrainParams
 
+GO_ON = "Finished epochs are kept: give the command again, with as many devices or with fewer"
 SILENCE = timedelta(minutes=10)  # without a word from the others after which a process gives up
 
 
@@ -46,6 +47,14 @@ class World:
     def share(self, n: int) -> slice:
         """This process's part of `n` items: together the shares cover each item once, and differ by one at most."""
         return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
+
+    def portion(self, n: int) -> tuple[slice, float]:
+        """`share` of a batch of `n` slices, and what its loss counts: 1.
+
+        A batch with fewer slices than processes is done by each as a whole, which changes no mean, and counts 1 / size: with an
+        empty share SyncBatchNorm would send half precision where the others expect single.
+        """
+        return (self.share(n), 1.0) if n >= self.size else (slice(0, n), 1.0 / self.size)
 
     def total(self, values: Tensor) -> Tensor:
         """`values` summed over the processes, in place."""
@@ -89,7 +98,7 @@ def joined(device: torch.device) -> Iterator[World]:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error).lower():
             raise
         raise TrainingError(
-            f"process {world.rank} of {world.size} has lost the others ({str(error).splitlines()[0][:120]})"
+            f"process {world.rank} of {world.size} has lost the others ({str(error).splitlines()[0][:120]}). {GO_ON}"
         ) from error
     dist.destroy_process_group()
 
@@ -114,7 +123,7 @@ def spread(module: str, params: TrainParams) -> bool:
     if code:
         raise TrainingError(
             f"{module}: one of its {params.devices} processes ended before its time (see above) and the others were stopped. "
-            "Finished epochs are kept: give the command again, with this or another train.devices"
+            + GO_ON
         )
     return True
 
@@ -155,7 +164,7 @@ class GlobalDropout(nn.Dropout):
         if not self.training:
             return x
         mask = super().forward(torch.ones(self.whole, x.shape[1], device=x.device, dtype=x.dtype))
-        return x * mask[self.world.share(self.whole)]
+        return x * mask[self.world.portion(self.whole)[0]]
 
 
 class GlobalBatchNorm(nn.BatchNorm2d):

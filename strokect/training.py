@@ -188,7 +188,7 @@ class Trainer:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        whole, mine = len(positions), self.world.share(len(positions))
+        whole, (mine, counts) = len(positions), self.world.portion(len(positions))
         labels, weights = self.labels[positions], self.weights[positions]
         if self.bleeds:
             images, labels, weights = self.bleeds(images, positions, chosen.to(self.device), labels, weights)
@@ -198,7 +198,7 @@ class Trainer:
         with torch.autocast(self.device.type, dtype=self.amp, enabled=self.amp is not None):
             logits = self.forward(images.contiguous(memory_format=self.layout))
         # The loss is taken in float32: focal terms underflow in half precision.
-        loss = (slice_loss(logits.float(), labels, self.params) * weights).sum()
+        loss = (slice_loss(logits.float(), labels, self.params) * weights).sum() * counts
         self.optimizer.zero_grad(set_to_none=True)
         # Gradients are averaged over the processes, and the mean is one over the whole batch.
         self.scaler.scale(loss * (self.world.size / whole)).backward()

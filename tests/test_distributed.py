@@ -48,17 +48,23 @@ class Small(nn.Module):
 
 
 def task() -> Task:
-    """33 slices in batches of 8: the last batch is a single slice, which leaves one of two processes without any."""
+    """36 slices in batches of 7: of two processes one has 3 and one 4, and the last batch is a single slice.
+
+    A ring of bone around tissue, so that there is room for synthetic bleeds.
+    """
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 40)
-    images = (rng.integers(0, 150, (40, 1, 16, 16)) + 80 * labels[:, None, None, None]).astype(np.uint8)
-    weights = rng.uniform(0.5, 1.5, 33).astype(np.float32)
-    return Task(images[:33], labels[:33], weights, images[33:], labels[33:], "fake@0")
+    radius = np.hypot(*(np.mgrid[:64, :64] - 31.5))
+    tissue = rng.integers(90, 130, (40, 1, 64, 64)) + 60 * labels[:, None, None, None]
+    images = np.select([radius < 24, radius < 29], [tissue, 255], 0).astype(np.uint8)
+    weights = rng.uniform(0.5, 1.5, 36).astype(np.float32)
+    return Task(images[:36], labels[:36], weights, images[36:], labels[36:], "fake@0")
 
 
 def train_params(**changes: Any) -> TrainParams:
     params: TrainParams = build(TrainParams, tiny_params()["train"], "test")
-    settings = {"epochs": 3, "batch_size": 8, "learning_rate": 0.01, "device": "cpu", **changes}
+    augment = dataclasses.replace(params.augment, bleeds=0.5)
+    settings = {"epochs": 3, "batch_size": 7, "learning_rate": 0.01, "device": "cpu", "augment": augment, **changes}
     return dataclasses.replace(params, **settings)
 
 
@@ -124,6 +130,16 @@ def test_shares_cover_a_batch_once_and_evenly(n: int, size: int) -> None:
     shares = [list(range(n))[World(rank, size).share(n)] for rank in range(size)]
     assert [item for share in shares for item in share] == list(range(n))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_no_share_of_a_batch_is_empty_and_all_count_once_together() -> None:
+    for n, size in ((1, 2), (2, 3), (3, 3), (7, 2)):
+        portions = [World(rank, size).portion(n) for rank in range(size)]
+        assert all(list(range(n))[mine] for mine, _ in portions)
+        counted = np.zeros(n)
+        for mine, counts in portions:
+            counted[mine] += counts
+        np.testing.assert_allclose(counted, 1.0)
 
 
 def test_the_form_for_gpus_keeps_the_state_and_the_activations_of_the_network() -> None:

@@ -75,8 +75,8 @@ def recorded_run(tmp_path: Path, **changes: Any) -> tuple[Trainer, list[dict[str
 def test_averaged_weights_are_the_recursion_with_its_warm_up(tmp_path: Path) -> None:
     """w̄ₖ = dₖ·w̄ₖ₋₁ + (1 − dₖ)·wₖ with d₀ = d₁ = 0 and dₖ = min(0.7, 1 − k^(−2/3)) from k = 2 on."""
     loop, weights = recorded_run(tmp_path, ema_decay=0.7)
-    assert len(weights) == 15
-    decays = [0.0 if k < 2 else min(0.7, 1 - k ** (-2 / 3)) for k in range(15)]
+    assert len(weights) == 18
+    decays = [0.0 if k < 2 else min(0.7, 1 - k ** (-2 / 3)) for k in range(18)]
     assert decays[2] == pytest.approx(0.370, abs=1e-3) and decays[6] < 0.7 == decays[7]
     averaged = loop.ema.module.state_dict()
     for name, last in weights[-1].items():
@@ -90,9 +90,9 @@ def test_averaged_weights_are_the_recursion_with_its_warm_up(tmp_path: Path) -> 
 
 
 def test_the_schedule_of_a_run_worked_out(tmp_path: Path) -> None:
-    """33 slices in batches of 8 are 5 steps an epoch; 0.8 epochs of warm-up are 4; epochs end at steps 4, 9 and 14 of 15."""
-    loop, _ = recorded_run(tmp_path, warmup_epochs=0.8, learning_rate=0.01)
-    shares = [0 / 11, 5 / 11, 10 / 11]  # of the way down
+    """36 slices in batches of 7 are 6 steps an epoch; 5/6 epochs of warm-up are 5; epochs end at steps 5, 11 and 17 of 18."""
+    loop, _ = recorded_run(tmp_path, warmup_epochs=5 / 6, learning_rate=0.01)
+    shares = [0 / 13, 6 / 13, 12 / 13]  # of the way down
     expected = [0.01 * (0.01 + 0.99 * (1 + math.cos(math.pi * share)) / 2) for share in shares]
     assert [row["learning_rate"] for row in loop.progress.history] == pytest.approx(expected)
     assert expected[0] == 0.01
