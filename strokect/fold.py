@@ -31,11 +31,8 @@ from strokect.training import Progress, Task, Trainer
 # Outside every stage's outputs: DVC deletes those before it runs a stage again.
 RESUME = Path(os.environ.get("STROKECT_RESUME_DIR", ".strokect/resume"))
 # What shapes a fold's weights. A checkpoint of other code is not gone on with: DVC would record the new code for it.
-CODE = tuple(
-    f"strokect/{name}"
-    for name in ("augment", "batches", "bleeds", "distributed", "fold", "mining", "network", "splits", "training")
-)
-CODE += ("stages/train_fold", "stages/hnm")
+MODULES = ("augment", "batches", "bleeds", "devices", "distributed", "fold", "mining", "network", "splits", "training")
+CODE = (*(f"strokect/{name}" for name in MODULES), "stages/train_fold", "stages/hnm")
 TRACKED_STEPS = 1000  # about as many points as a curve of the steps of a fold gets
 NO_TRACKER = Tracker()
 HISTORY_COLUMNS = ["epoch", "loss", "held_out_log_loss", "learning_rate", "grad_norm", "images_per_s", "seconds"]

@@ -191,7 +191,7 @@ class Trainer:
         whole, (mine, counts) = len(positions), self.world.portion(len(positions))
         labels, weights = self.labels[positions], self.weights[positions]
         if self.bleeds:
-            images, labels, weights = self.bleeds(images, positions, chosen.to(self.device), labels, weights)
+            images, labels, weights = self.bleeds(images, positions, chosen.to(self.device, non_blocking=True), labels, weights)
         images, labels, weights = augment(images, self.params.augment)[mine], labels[mine], weights[mine]
         if isinstance(self.net.dropout, GlobalDropout):
             self.net.dropout.whole = whole

@@ -159,9 +159,13 @@ def test_the_form_for_cpus_is_batchnorm_when_predicting() -> None:
     net = FoldNet(timm.create_model("tf_efficientnet_lite0", num_classes=0), 1280, (0.5,) * 3, (0.5,) * 3, 0.3).eval()
     image = torch.randint(0, 256, (2, 1, 48, 48), dtype=torch.uint8)
     names, expected = list(net.state_dict()), net(image)
-    globalise(net, World(0, 2), CPU)
+    net.freeze(2)
+    frozen = {name for name, module in net.train().named_modules() if not module.training}
+    globalise(net.eval(), World(0, 2), CPU)
     assert sum(isinstance(module, GlobalBatchNorm) for module in net.modules()) == 49
     assert list(net.state_dict()) == names
+    assert {name for name, module in net.train().named_modules() if not module.training} == frozen
+    net.eval()
     torch.testing.assert_close(net.eval()(image), expected, rtol=0, atol=0)
 
 

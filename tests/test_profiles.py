@@ -4,10 +4,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import requests
 import timm
+import torch
 import yaml
 from conftest import ROOT, TINY_FOLDS, composed, run, tiny_params, workspace
 from safetensors.torch import save_file
@@ -17,6 +19,7 @@ from stages import build_bento, train_fold
 from stages.build_bento import self_test_slice
 from strokect.files import read_json, sha256_file
 from strokect.params import load_params
+from strokect.phantom import make_cohort, window
 
 PROFILES = {"b3": ("tf_efficientnet_b3.ns_jft_in1k", 300), "b4": ("tf_efficientnet_b4.ns_jft_in1k", 380)}
 
@@ -42,11 +45,28 @@ def profile_params(profile: str, weights: str) -> dict[str, Any]:
     params["data"].update(image_size=size, phantom={"patients": 8, "slices": 4, "seed": 0})
     params["split"].update(test_fraction=0.0)
     params["model"].update(backbone=backbone, weights=weights)
-    params["train"].update(epochs=1, batch_size=8)
+    params["train"].update(epochs=1, batch_size=4)
     params["hnm"].update(enabled=profile == "b3")
     params["export"].update(views=["identity"], parity_slices=2)
     params["safety"].update(max_false_reject=0.2, outliers_per_category=1, proxies_per_kind=1, mc_samples=2)
     return params
+
+
+def write_weights(backbone: str, size: int, path: Path) -> None:
+    """Weights as timm's hub would hand them over, with the classifier of 1,000 classes, but random.
+
+    BatchNorm statistics are those of a few slices: at their initial zeros and ones every slice would look the same in so deep a
+    network, and the feature gate refuses to be fitted on that.
+    """
+    torch.manual_seed(0)
+    net = timm.create_model(backbone)
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    slices = np.stack([window(piece.hu) for piece in make_cohort(patients=1, slices=6, size=size, seed=1)])
+    with torch.no_grad():
+        net.train()(torch.from_numpy(slices)[:, None].expand(-1, 3, -1, -1) / 127.5 - 1)
+    save_file(net.state_dict(), path)
 
 
 class Killed(Exception):
@@ -60,9 +80,9 @@ def test_it_trains_resumes_exports_and_serves(
 ) -> None:
     backbone, size = PROFILES[profile]
     weights = "none"
-    if profile == "b4":  # as timm's hub would hand them over, with the classifier of 1,000 classes
+    if profile == "b4":
         weights = str(tmp_path / "b4.safetensors")
-        save_file(timm.create_model(backbone).state_dict(), weights)
+        write_weights(backbone, size, Path(weights))
     with workspace(tmp_path, profile_params(profile, weights)):
         for stage in ("prepare", "audit", "split"):
             run(stage)
