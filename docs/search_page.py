@@ -26,7 +26,8 @@ def search_page(result: dict[str, Any]) -> str:
         "",
         f"{result['backbone']} at {result['image_size']} px, {result['epochs']} epochs, folds "
         f"{', '.join(map(str, result['folds']))} of split seed {result['split_seed']} (reported: "
-        f"{result['reported_split_seed']}), search seed {result['seed']}, on {', '.join(result['device'])}; {versions}. {counts['complete']} trials complete, "
+        f"{result['reported_split_seed']}), search seed {result['seed']}, on {', '.join(result['device'])}; {versions}. "
+        f"{counts['complete']} trials complete, "
         f"{counts['pruned']} pruned, {counts['failed']} failed, {counts['abandoned']} abandoned; {result['training_minutes']:g} "
         "minutes of trials. Filled by `make readme` from `docs/phantom/search.json`.",
         "",
