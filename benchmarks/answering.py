@@ -9,11 +9,8 @@ there and one at the end, so that whoever started the process can time the way f
 import argparse
 import hashlib
 import json
-import platform
-import statistics
 import time
 from collections import defaultdict
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -54,19 +51,6 @@ def resident_mb() -> float:
     """Memory of this process now, in MB (Linux)."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return round(pages * 4096 / 1e6, 1)
-
-
-def spread(values: Sequence[float], digits: int = 3) -> dict[str, float]:
-    """Minimum and median."""
-    return {"min": round(min(values), digits), "median": round(statistics.median(values), digits)}
-
-
-def cpu_name() -> str:
-    """The processor as the kernel names it (Linux), and the instruction sets that matter here."""
-    lines = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
-    facts = {key.strip(): value.strip() for key, value in lines.items()}
-    sets = [name for name in ("avx2", "avx512f", "avx512_vnni", "amx_tile") if name in facts.get("flags", "").split()]
-    return f"{facts.get('model name', platform.machine())} ({', '.join(sets)})"
 
 
 def digest(passes: Passes, sampled: NDArray[np.float32]) -> str:

@@ -1,4 +1,4 @@
-"""The honest run on CT-ICH beside three controls: `python -m benchmarks.ct_ich` runs them and writes docs/results/ct-ich.md.
+"""The honest run on CT-ICH beside its controls: `python -m benchmarks.ct_ich` runs them and writes docs/results/ct-ich.md.
 
 Needs the data: `make import SOURCE=kaggle_ct_ich FROM=<folder>`. Runs that DVC has cached are restored, not repeated, and a
 killed run resumes, so the command can be given again at any time.
@@ -22,8 +22,12 @@ RUNS = {
     "ct_ich": "radiologists' slice labels, grouped by patient",
     "ct_ich_folder_labels": "folder labels, grouped by patient",
     "ct_ich_leaky": "folder labels, slices dealt out one by one",
+    "ct_ich_leaky_holdout": "folder labels, slices dealt out one by one, a tenth held out: the published protocol",
     "ct_ich_leaky_shuffled": "labels permuted between patients, slices dealt out one by one",
 }
+COLUMNS = ("run", "labels and split", "target", "judged on", "slices / patients (positive)", "px, epochs", "training", "device")
+COLUMNS += ("data hash",)
+PARTS = {"oof": "out-of-fold", "test": "held-out slices"}
 SERVED = (
     "`make serve` in the workspace of `ct_ich`, then `python -m benchmarks.ct_ich_predict http://127.0.0.1:3000`; release "
     "`{model_version}`, threshold {threshold}. Four of the five folds were trained on each of these patients: the answers show "
@@ -43,7 +47,8 @@ FIGURES = {
 
 def command(profile: str) -> str:
     """The command that makes a run."""
-    return f"dvc exp run -S profile={profile}"
+    opened = " -S evaluate.open_test=true" if profile == "ct_ich_leaky_holdout" else ""
+    return f"dvc exp run -S profile={profile}{opened}"
 
 
 def collect(profile: str) -> dict[str, Any]:
@@ -63,25 +68,24 @@ def render(runs: dict[str, dict[str, Any]], answers: list[dict[str, Any]]) -> st
     """docs/results/ct-ich.md; `answers` are those of `benchmarks.ct_ich_predict`."""
     first = runs["ct_ich"]["metrics"]
     lines = [
-        "# CT-ICH: one honest run, three controls",
+        "# CT-ICH: one honest run beside what leaks",
         "",
-        "Written by `python -m benchmarks.ct_ich` from the metrics of each run (`docs/results/ct-ich/*.json`). All figures are",
-        f"out-of-fold; brackets are {first['interval']}. Backbone `{first['backbone']}`.",
+        "Written by `python -m benchmarks.ct_ich` from the metrics of each run (`docs/results/ct-ich/*.json`). Figures are",
+        f"out-of-fold except where the table says so; brackets are {first['interval']}. Backbone `{first['backbone']}`.",
         "",
         _reading(runs),
         "",
-        "| run | labels and split | target | slices / patients (positive) | px, epochs | training | device | data hash |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| {' | '.join(COLUMNS)} |",
+        "|---" * len(COLUMNS) + "|",
     ]
     for name, run in runs.items():
         m, p = run["metrics"], run["params"]
         counts = f"{m['n_slices']} ({m['slice']['n_positive']}) / {m['n_patients']} ({m['n_positive_patients']})"
         tuning = p["hnm"]["epochs"] if p["hnm"]["enabled"] else 0
         size = f"{p['data']['image_size']}, {p['train']['epochs']} + {tuning}"
-        lines.append(
-            f"| `{name}` | {RUNS[name]} | {m['target']} | {counts} | {size} | {run['training_minutes']} min | {m['device']} "
-            f"| `{m['data_sha256'][:12]}` |"
-        )
+        minutes, data = f"{run['training_minutes']} min", f"`{m['data_sha256'][:12]}`"
+        cells = (f"`{name}`", RUNS[name], m["target"], PARTS[m["part"]], counts, size, minutes, m["device"], data)
+        lines.append(f"| {' | '.join(cells)} |")
     for level in ("slice", "patient"):
         lines += ["", f"## {level.capitalize()} level", "", "| | " + " | ".join(f"`{name}`" for name in runs) + " |"]
         lines.append("|---|" + "---|" * len(runs))
@@ -101,13 +105,18 @@ def render(runs: dict[str, dict[str, Any]], answers: list[dict[str, Any]]) -> st
 
 
 def _reading(runs: dict[str, dict[str, Any]]) -> str:
-    """What the comparison says, in two sentences."""
+    """What the comparison says."""
     auc = {name: f"{run['metrics']['patient']['roc_auc']['value']:.3f}" for name, run in runs.items()}
+    held_out = runs["ct_ich_leaky_holdout"]["metrics"]["slice"]
     return (
         "With slices dealt out one by one, labels that mean nothing still reach a patient ROC AUC of "
         f"{auc['ct_ich_leaky_shuffled']}, about what the folder labels reach there ({auc['ct_ich_leaky']}): "
         f"nothing can be learned from such a score. Grouped by patient, the folder labels reach {auc['ct_ich_folder_labels']} "
-        f"and the radiologists' slice labels {auc['ct_ich']} (the controls are cheaper runs: smaller pictures, fewer epochs)."
+        f"and the radiologists' slice labels {auc['ct_ich']} (the controls are cheaper runs: smaller pictures, fewer epochs).\n\n"
+        f"The published protocol, a tenth of the slices held out, gives an accuracy of {held_out['accuracy']['value']:.4f} and a "
+        f"slice ROC AUC of {held_out['roc_auc']['value']:.4f} here. The accuracy of 0.9549 and AUC of 0.9908 that are published "
+        "for such a protocol (on another set, with the stroke slices copied before the split) mean nothing: they say that a "
+        "model knows patients again that it was trained on, which permuted labels allow as well."
     )
 
 

@@ -18,7 +18,8 @@ from typing import Any
 
 from PIL import Image
 
-from benchmarks.answering import SETTLED, cpu_name, resident_mb, spread
+from benchmarks.answering import SETTLED, resident_mb
+from benchmarks.machine import cpu_name, spread
 from strokect.engine import available_cores
 from strokect.files import write_json
 from strokect.phantom import make_cohort, window

@@ -26,8 +26,9 @@ import timm
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.answering import answer, cpu_name, load_engine, pictures, spread
+from benchmarks.answering import answer, load_engine, pictures
 from benchmarks.eager import Eager, count_macs, eager_forms, make_networks, matmul_gflops, race, seconds, write_folds
+from benchmarks.machine import cpu_name, spread
 from strokect.engine import Engine, available_cores
 from strokect.files import sha256_bytes, write_json
 

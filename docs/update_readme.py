@@ -9,6 +9,7 @@ from benchmarks.ct_ich import RESULTS, RUNS
 from docs.safety_page import rejects_table, safety_page
 from docs.search_page import search_page
 from docs.serving_page import serving_page, serving_table
+from docs.training_speed_page import training_speed_page, training_speed_table
 from strokect.errors import DataError, run_stage
 from strokect.files import read_json, write_text
 from strokect.reporting import figure_text
@@ -16,7 +17,7 @@ from strokect.summary import summary
 
 README = Path("README.md")
 PHANTOM = Path("docs/phantom")  # the committed run of `make repro`: a later run in the workspace must not make the README wrong
-SERVING = (Path("metrics/bench/serve.json"), Path("metrics/bench/release.json"))  # of any machine
+BENCHES = tuple(Path(f"metrics/bench/{name}.json") for name in ("serve", "release", "train"))  # of any machine
 SEARCH = Path("metrics/search.json")
 SHOWN = ("metrics/evaluate.json", "metrics/safety.json", "metrics/bench/pipeline.json", "reports/plots/roc.png")
 
@@ -30,6 +31,7 @@ def blocks() -> dict[str, str]:
         "timing": timing(),
         "safety": rejects_table(safety_runs()),
         "serving": serving_table(read_json(RESULTS / "serve.json")),
+        "training-speed": training_speed_table(read_json(RESULTS / "train.json")),
     }
 
 
@@ -39,6 +41,7 @@ def pages() -> dict[Path, str]:
         RESULTS / "safety.md": safety_page(safety_runs(), headlines()),
         RESULTS / "search.md": search_page(read_json(PHANTOM / "search.json")),
         RESULTS / "serving.md": serving_page(read_json(RESULTS / "serve.json"), read_json(RESULTS / "release.json")),
+        RESULTS / "training-speed.md": training_speed_page(read_json(RESULTS / "train.json")),
     }
 
 
@@ -109,7 +112,7 @@ def main() -> None:
     for source in SHOWN:
         shutil.copyfile(source, PHANTOM / Path(source).name)
     take_over_search()
-    for source in filter(Path.is_file, SERVING):
+    for source in filter(Path.is_file, BENCHES):
         shutil.copyfile(source, RESULTS / source.name)
     write_text(README, fill(README.read_text(encoding="utf-8")))
     for path, text in pages().items():

@@ -44,6 +44,7 @@ SERVING_MODULES = (
     "predictor",
     "release",
     "self_test",
+    "sequence",
     "shipping",
     "sidecar",
     "slices",

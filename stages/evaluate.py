@@ -16,7 +16,7 @@ from strokect.errors import run_stage
 from strokect.files import atomic_folder, atomic_path, read_json, sha256_file, write_json
 from strokect.judge import Judge, load_judge
 from strokect.manifest import Prepared, load_prepared
-from strokect.operating_point import patient_scores
+from strokect.operating_point import patient_scores, series_probability
 from strokect.params import EvaluateParams, load_params
 from strokect.plots import Scored, draw, plot_tables, training_curves, training_table
 from strokect.reporting import Judged, metrics_table, report
@@ -42,14 +42,16 @@ def evaluate_test(
 ) -> tuple[dict[str, Any], Scored]:
     """Judge the test part exactly as the service does; `pictures` are those of `rows`, as their files have them."""
     hashes = prepared.manifest["sha256"].to_numpy(str)[rows]
-    probability, answers = np.empty(len(rows)), []
+    probability, logits, answers = np.empty(len(rows)), np.empty((len(rows), len(judge.engine.models))), []
     for i, read in enumerate(tqdm(pictures, desc="evaluate test part", unit="slice", mininterval=1)):
         evidence = judge.examine(read(), hashes[i]).evidence
-        probability[i] = evidence.probabilities.mean()
+        probability[i], logits[i] = evidence.probabilities.mean(), evidence.logits
         answers.append(judge.policy.decide(evidence).decision)
     patients, labels = prepared.patients[rows], prepared.labels[rows]
     decision = (probability >= judge.policy.threshold).astype(np.int64)
-    _, scores = patient_scores(probability, patients, point["patient"]["top_k"])
+    order = prepared.manifest["slice"].to_numpy(np.int64)[rows]
+    in_series = series_probability(point["patient"], probability, logits, patients, order)
+    _, scores = patient_scores(in_series, patients, point["patient"]["top_k"])
     slices = Judged(probability, probability, decision, judge.policy.threshold)
     at = point["patient"]["threshold"]
     whole = Judged(scores, scores, (scores >= at).astype(np.int64), at)
@@ -75,6 +77,7 @@ def record_opening(path: Path, model: str, cohort: dict[str, Any], metrics: dict
         "date": date.today().isoformat(),
         "model": model,
         "data_sha256": cohort["data_sha256"],
+        "group_by": metrics["group_by"],
         "slice_roc_auc": metrics["slice"]["roc_auc"]["value"],
         "patient_roc_auc": metrics["patient"]["roc_auc"]["value"],
     }

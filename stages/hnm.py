@@ -8,13 +8,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from strokect.batches import Rows
+from strokect.devices import pick_device
+from strokect.distributed import World, joined, spread
 from strokect.errors import DataError, run_stage
 from strokect.files import atomic_folder, sha256_file, write_json
-from strokect.fold import identity, make_sidecar, make_task, read_inputs, resume_path, save_fold, track_fold, train
+from strokect.fold import FoldInputs, identity, make_sidecar, make_task, read_inputs, resume_path, save_fold, track_fold, train
 from strokect.mining import HardSet, mine
 from strokect.network import FoldNet, load_network, predict_logits
 from strokect.params import HnmParams, TrainParams
-from strokect.training import class_weights, pick_device
+from strokect.training import class_weights
 
 
 def fine_tune_params(train_params: TrainParams, hnm: HnmParams) -> TrainParams:
@@ -58,11 +61,10 @@ def read_train_scores(folder: Path, files: pd.Series) -> NDArray[np.float32]:
     return scores["logit"].to_numpy(np.float32)
 
 
-def main() -> None:
+def tune(inputs: FoldInputs, world: World) -> None:
     """Write models/hnm/<k>/: model.safetensors, model.json, history.csv, hnm.json."""
-    inputs = read_inputs(__doc__)
     fold, params, prepared, labels = inputs.fold, inputs.params, inputs.prepared, inputs.labels
-    images = prepared.images[inputs.rows]
+    images = Rows(prepared.images, inputs.rows)
     given = Path(f"models/folds/{fold}")
     hard = mine(read_train_scores(given, prepared.manifest["file"].iloc[inputs.rows]), labels, params.hnm)
     net, given_sidecar = load_network(given)
@@ -79,9 +81,13 @@ def main() -> None:
         weights[np.concatenate([hard.negatives, hard.positives])] *= params.hnm.weight
         task = make_task(prepared, inputs.split, fold, (weights / weights.mean()).astype(np.float32), "hnm")
         schedule = fine_tune_params(params.train, params.hnm)
-        with track_fold(inputs, "hnm", resume) as tracker:
-            tuned, progress, name = train(net, task, schedule, fold=fold, mine_epoch=0, resume=resume, tracker=tracker)
+        with track_fold(inputs, "hnm", resume, world) as tracker:
+            tuned, progress, name = train(
+                net, task, schedule, fold=fold, mine_epoch=0, resume=resume, world=world, tracker=tracker
+            )
         history = progress.history
+    if not world.is_main:
+        return
     after = predict_logits(tuned, images, device)
     report = describe_change(hard, before, after, labels, params.hnm)
     print(
@@ -94,6 +100,15 @@ def main() -> None:
         save_fold(folder, tuned, history, sidecar)
         write_json(folder / "hnm.json", report)
     resume.unlink(missing_ok=True)
+
+
+def main() -> None:
+    """Fine-tune the fold that --fold names, on train.devices devices."""
+    inputs = read_inputs(__doc__)
+    if inputs.params.hnm.enabled and spread("stages.hnm", inputs.params.train):
+        return
+    with joined(pick_device(inputs.params.train)) as world:
+        tune(inputs, world)
 
 
 if __name__ == "__main__":

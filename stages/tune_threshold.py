@@ -42,6 +42,7 @@ def main() -> None:
             "ranking": tuned.slices.ranking,
             "probability": tuned.slices.probability,
             "decision": tuned.slices.decision,
+            "in_series": tuned.in_series,
         }
     )
     with atomic_path("models/oof.csv") as path:

@@ -54,7 +54,7 @@ def accept(
     """
     if oof.reference is None:
         return {}
-    before = tune(OutOfFold(oof.rows, oof.fold, oof.reference, oof.labels, oof.patients), params)
+    before = tune(OutOfFold(oof.rows, oof.fold, oof.reference, oof.labels, oof.patients, oof.order), params)
     reference, shipped = (variant_figures(oof.labels, slices) for slices in (before.slices, tuned.slices))
     student = sidecar["backbone"] if "taught_by" in sidecar else None
     if worse := refusals(reference, shipped, tolerance):

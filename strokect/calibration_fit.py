@@ -1,13 +1,15 @@
-"""Fitting calibrators on out-of-fold logits, cross-fitted by patient. Needs scipy and scikit-learn; not in the service."""
+"""Fitting calibrators and the sequence head on out-of-fold logits. Needs scipy and scikit-learn; not in the service."""
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from sklearn.isotonic import IsotonicRegression
+from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 
 from strokect.calibration import METHODS, Calibrator
 from strokect.errors import NotEstimableError
+from strokect.sequence import SequenceHead
 
 Floats = NDArray[np.float64]
 PROBABILITY_FLOOR = 1e-3  # isotonic steps reach 0 and 1, whose log loss is infinite
@@ -36,6 +38,17 @@ def fit_calibrator(method: str, logits: Floats, labels: NDArray[np.int64]) -> Ca
     bounds = [(-5.0, 5.0)] + [(-20.0, 20.0)] * (len(start) - 1)
     found = minimize(loss, start, method="L-BFGS-B", bounds=bounds).x
     return Calibrator(method, scale=float(np.exp(found[0])), shift=float(found[1]) if free_shift else 0.0)
+
+
+def fit_sequence_head(given: Floats, labels: NDArray[np.int64]) -> SequenceHead:
+    """Fit the head on contexts (n, WIDTH) and slice labels (n,): logistic regression on standardised columns, L2 with C = 1."""
+    if len(np.unique(labels)) < 2 or not np.isfinite(given).all():
+        raise NotEstimableError("a sequence head needs finite logits and both classes")
+    mean, spread = given.mean(axis=0), given.std(axis=0)
+    spread[spread == 0] = 1.0  # series of one slice have no place
+    model = LogisticRegression(max_iter=1000).fit((given - mean) / spread, labels)
+    weights = model.coef_[0] / spread
+    return SequenceHead(tuple(weights.tolist()), float(model.intercept_[0] - weights @ mean))
 
 
 def log_loss(probability: Floats, labels: NDArray[np.int64]) -> float:

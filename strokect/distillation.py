@@ -21,15 +21,16 @@ import torch
 from numpy.typing import NDArray
 
 from strokect.calibration import sigmoid
+from strokect.devices import pick_device
 from strokect.files import sha256_file, write_json
 from strokect.fold import RESUME, identity, make_sidecar, make_task, resume_path, save_fold, train
 from strokect.manifest import Prepared, load_prepared
-from strokect.network import WEIGHT_PACKAGES, FoldNet, build_network, load_network, predict_logits
+from strokect.network import WEIGHT_PACKAGES, FoldNet, Images, build_network, load_network, predict_logits
 from strokect.onnx_export import evenly, export_model
 from strokect.params import ModelParams, Params, TrainParams
 from strokect.shipping import STUDENT
 from strokect.splits import SPLIT, development_rows, read_split, training_rows
-from strokect.training import class_weights, pick_device
+from strokect.training import class_weights
 
 TEACHERS = Path("models/hnm")
 ALL = "all"  # the student of all development slices: the one that ships
@@ -44,11 +45,15 @@ def student_model(params: Params) -> ModelParams:
 
 
 def student_schedule(params: Params) -> TrainParams:
-    """The folds' schedule with the student's epochs, and cross-entropy with the targets as they are."""
-    return dataclasses.replace(params.train, epochs=params.export.student_epochs, loss="cross_entropy", label_smoothing=0.0)
+    """The folds' schedule with the student's epochs, cross-entropy with the targets as they are, and no bleeds: a teacher's
+    answer to the slice is none to the slice with a bleed.
+    """
+    augment = dataclasses.replace(params.train.augment, bleeds=0.0)
+    epochs = params.export.student_epochs
+    return dataclasses.replace(params.train, epochs=epochs, loss="cross_entropy", label_smoothing=0.0, augment=augment)
 
 
-def soft_targets(teachers: Iterable[FoldNet], images: NDArray[np.uint8], device: torch.device) -> NDArray[np.float32]:
+def soft_targets(teachers: Iterable[FoldNet], images: Images, device: torch.device) -> NDArray[np.float32]:
     """Probability (n,) by the mean logit of the teachers on images (n, C, S, S), unaugmented."""
     logits = [predict_logits(teacher.to(device), images, device) for teacher in teachers]
     return sigmoid(np.mean(logits, axis=0, dtype=np.float64)).astype(np.float32)

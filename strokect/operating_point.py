@@ -1,11 +1,14 @@
 """Thresholds and the patient score: pure functions on arrays of probabilities."""
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from strokect.errors import NotEstimableError, ParamsError
+from strokect.sequence import SequenceHead, context
 
 Floats = NDArray[np.float64]
 SENSITIVITY_GOAL = re.compile(r"sensitivity\s*>=\s*(0?\.\d+|1(?:\.0*)?)")
@@ -42,6 +45,20 @@ def choose_threshold(probability: Floats, labels: NDArray[np.int64], goal: str) 
         best = int(np.argmax(tp >= np.ceil(target * positives - 1e-9)))
     lower = values[best + 1] if best + 1 < len(values) else 0.0
     return float((values[best] + lower) / 2)
+
+
+def series_probability(
+    rule: Mapping[str, Any], probability: Floats, logits: Floats, patients: NDArray[np.str_], order: NDArray[np.int64]
+) -> Floats:
+    """(n,) slice probabilities that patient scores are made of, under the `patient` section of operating_point.json.
+
+    `probability` (n,) is that of single slices, `logits` (n, M) those of each model that ships. The sequence head was fitted on
+    logits of single models, so it is applied to each model's, and the probabilities are averaged, as calibration is.
+    """
+    if rule["sequence"] is None:
+        return probability
+    head = SequenceHead.from_json(rule["sequence"])
+    return np.mean([head(context(column, patients, order)) for column in logits.T], axis=0)
 
 
 def patient_scores(probability: Floats, patients: NDArray[np.str_], top_k: int) -> tuple[NDArray[np.str_], Floats]:

@@ -10,11 +10,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from strokect.calibration import Calibrator, sigmoid
-from strokect.calibration_fit import CROSS_FIT_GROUPS, choose_method, fit_calibrator, log_loss, patient_groups
+from strokect.calibration_fit import CROSS_FIT_GROUPS, choose_method, fit_calibrator, fit_sequence_head, log_loss, patient_groups
 from strokect.errors import DataError
 from strokect.operating_point import choose_threshold, patient_labels, patient_scores
 from strokect.params import TuneThresholdParams
 from strokect.reporting import Judged
+from strokect.sequence import SequenceHead, context
 from strokect.splits import development_rows
 
 Floats = NDArray[np.float64]
@@ -29,6 +30,7 @@ class OutOfFold:
     logits: Floats  # (n,) mean over the views that ship
     labels: NDArray[np.int64]  # (n,)
     patients: NDArray[np.str_]  # (n,)
+    order: NDArray[np.int64]  # (n,) sorts the slices of a patient
     reference: Floats | None = None  # (n,) logits of the fp32 fold models, where something else ships
 
 
@@ -40,6 +42,8 @@ class Tuned:
     calibration_log_loss: dict[str, float]  # cross-fitted, by method; empty where params fix the method
     slices: Judged
     whole: Judged
+    sequence: SequenceHead | None  # of `patient_rule: sequence`
+    in_series: Floats  # (n,) cross-fitted slice probabilities that the patient scores are made of
     log_loss_before: float
     log_loss_after: float  # cross-fitted, the choice of the method included
 
@@ -69,6 +73,7 @@ def load_out_of_fold(exports: Path, folds: tuple[int, ...], manifest: pd.DataFra
         logits=mean_logits("logits"),
         labels=manifest["label"].to_numpy(np.int64)[rows],
         patients=manifest["patient"].to_numpy(np.str_)[rows],
+        order=manifest["slice"].to_numpy(np.int64)[rows],
         reference=mean_logits("reference") if "reference" in pieces[folds[0]] else None,
     )
 
@@ -80,32 +85,42 @@ def tune(oof: OutOfFold, params: TuneThresholdParams) -> Tuned:
     probability, patient_probability = np.empty(len(labels)), np.empty(len(names))
     decision, patient_decision = np.empty(len(labels), np.int64), np.empty(len(names), np.int64)
     groups = patient_groups(patients, labels, CROSS_FIT_GROUPS, params.seed)
+    in_series, around = np.empty(len(labels)), context(logits, patients, oof.order)
     for group in np.unique(groups):
         own, rest = groups == group, groups != group
         method, _ = _calibration(logits[rest], labels[rest], patients[rest], params)
         calibrator = fit_calibrator(method, logits[rest], labels[rest])
         seen, probability[own] = calibrator(logits[rest]), calibrator(logits[own])
         decision[own] = probability[own] >= choose_threshold(seen, labels[rest], params.goal)
-        held, scores = patient_scores(probability[own], patients[own], params.patient_top_k)
-        others, seen_scores = patient_scores(seen, patients[rest], params.patient_top_k)
+        head = _sequence_head(around[rest], labels[rest], params)
+        in_series[own] = head(around[own]) if head else probability[own]
+        held, scores = patient_scores(in_series[own], patients[own], params.patient_top_k)
+        others, seen_scores = patient_scores(head(around[rest]) if head else seen, patients[rest], params.patient_top_k)
         at = np.searchsorted(names, held)
         patient_probability[at] = scores
         patient_decision[at] = scores >= choose_threshold(seen_scores, truth[np.searchsorted(names, others)], params.goal)
 
     method, losses = _calibration(logits, labels, patients, params)
-    calibrator = fit_calibrator(method, logits, labels)
-    _, scores = patient_scores(calibrator(logits), patients, params.patient_top_k)
+    calibrator, head = fit_calibrator(method, logits, labels), _sequence_head(around, labels, params)
+    _, scores = patient_scores(head(around) if head else calibrator(logits), patients, params.patient_top_k)
     thresholds = choose_threshold(calibrator(logits), labels, params.goal), choose_threshold(scores, truth, params.goal)
     raw = sigmoid(logits)
-    _, raw_scores = patient_scores(raw, patients, params.patient_top_k)
+    # A sequence head is fitted, so there are no raw scores of it: the cross-fitted ones stand in.
+    _, raw_scores = patient_scores(in_series if head else raw, patients, params.patient_top_k)
     return Tuned(
         calibrator,
         losses,
         slices=Judged(probability, raw, decision, thresholds[0]),
         whole=Judged(patient_probability, raw_scores, patient_decision, thresholds[1]),
+        sequence=head,
+        in_series=in_series,
         log_loss_before=log_loss(raw, labels),
         log_loss_after=log_loss(probability, labels),
     )
+
+
+def _sequence_head(around: Floats, labels: NDArray[np.int64], params: TuneThresholdParams) -> SequenceHead | None:
+    return fit_sequence_head(around, labels) if params.patient_rule == "sequence" else None
 
 
 def _calibration(
@@ -130,7 +145,7 @@ def operating_point_json(
     SHA-256 of its model.onnx, which ties the two together.
     """
     return {
-        "schema": 1,
+        "schema": 2,
         "calibration": tuned.calibrator.to_json(),
         "calibration_log_loss_cross_fitted": tuned.calibration_log_loss,
         "views": views,
@@ -138,8 +153,9 @@ def operating_point_json(
         "patient": {
             "threshold": tuned.whole.threshold,
             "goal": params.goal,
-            "rule": "mean_top_k",
+            "rule": params.patient_rule,
             "top_k": params.patient_top_k,
+            "sequence": tuned.sequence.to_json() if tuned.sequence else None,
         },
         "chosen_on": "out-of-fold predictions of single fold models; empirical, no guarantee",
         "group_by": group_by,

@@ -89,6 +89,7 @@ class AugmentParams:
     contrast: float
     noise: float
     erase: float
+    bleeds: float  # share of the slices labelled 0 that is given a synthetic bleed, and the label 1
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ class TrainParams:
     ema_decay: float
     amp: Literal["auto", "bf16", "fp16", "off"]
     device: Literal["auto", "cpu", "cuda"]
+    devices: int  # of this machine, that share each batch of a fold; more machines: docs/multi-gpu.md
     seed: int
     augment: AugmentParams
 
@@ -153,6 +155,7 @@ class TuneThresholdParams:
     """Calibration and operating point, both from out-of-fold predictions."""
 
     goal: str  # f2 | sensitivity >= x
+    patient_rule: Literal["mean_top_k", "sequence"]
     patient_top_k: int
     calibration: Literal["auto", "none", "temperature", "affine", "isotonic"]
     resamples: int

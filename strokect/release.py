@@ -26,10 +26,11 @@ from strokect.files import read_json, sha256_file
 from strokect.judge import Judge, load_judge
 from strokect.policy import Policy
 from strokect.self_test import check_self_test
+from strokect.sequence import SequenceHead
 from strokect.shipping import STUDENT
 
 SCHEMA = 2
-OPERATING_POINT_SCHEMA = 1
+OPERATING_POINT_SCHEMA = 2
 REBUILD = "run `dvc repro build_bento` to write the release again"
 # Folds that differ in one of these were not trained for the same question on the same data.
 SHARED_KEYS = ("image_size", "channels", "target", "classes", "split_sha256", "data_sha256")
@@ -42,7 +43,7 @@ class OperatingPoint:
     calibrator: Calibrator
     views: tuple[str, ...]
     slice: dict[str, Any]  # {"threshold", "goal"}
-    patient: dict[str, Any]  # {"threshold", "goal", "rule", "top_k"}
+    patient: dict[str, Any]  # {"threshold", "goal", "rule", "top_k", "sequence": null or its head}
     group_by: str
     folds: tuple[int, ...]  # whose out-of-fold predictions it was chosen on
     exports: dict[str, str]  # name of a model that ships ("0" … "4", or "student") → SHA-256 of its model.onnx
@@ -68,6 +69,8 @@ class OperatingPoint:
                 dict(value["exports"]),
             )
             thresholds = [float(level["threshold"]) for level in (point.slice, point.patient)]
+            if point.patient["sequence"] is not None:
+                SequenceHead.from_json(point.patient["sequence"])
         except (KeyError, TypeError, ValueError) as error:
             raise ReleaseError(f"operating_point.json is malformed ({error!r})") from None
         check_views(point.views)

@@ -17,6 +17,10 @@ from torchvision.ops import sigmoid_focal_loss
 from tqdm import tqdm
 
 from strokect.augment import augment
+from strokect.batches import Feed, Rows, open_feed
+from strokect.bleeds import Bleeds
+from strokect.devices import pick_amp, pick_device
+from strokect.distributed import GlobalDropout, World, globalise
 from strokect.errors import TrainingError
 from strokect.files import atomic_path
 from strokect.network import FoldNet, parameters_of, predict_logits
@@ -29,10 +33,10 @@ Report = Callable[[dict[str, float]], None]
 class Task:
     """What one fold learns from. Images are (n, C, S, S) uint8; the held-out part is watched, never learned from."""
 
-    images: NDArray[np.uint8]
+    images: NDArray[np.uint8] | Rows
     labels: NDArray[np.int64] | NDArray[np.float32]  # (n,) 0 or 1, or a teacher's probability
     weights: NDArray[np.float32]  # (n,) loss weight of each training slice
-    held_out_images: NDArray[np.uint8]
+    held_out_images: NDArray[np.uint8] | Rows
     held_out_labels: NDArray[np.int64]
     name: str  # for progress lines, e.g. "train_fold@0"
 
@@ -44,24 +48,6 @@ class Progress:
     epoch: int = 0  # finished epochs
     history: list[dict[str, float]] = field(default_factory=list)
     mined: NDArray[np.float32] | None = None  # (n,) logits of the training part at `mine_epoch`
-
-
-def pick_device(params: TrainParams) -> torch.device:
-    """The device that `train.device` asks for. Raises TrainingError when it is not there."""
-    if params.device == "cuda" and not torch.cuda.is_available():
-        raise TrainingError(
-            "params.yaml: train.device is cuda but torch sees no CUDA device; use auto or cpu, or see README, GPU"
-        )
-    return torch.device("cuda" if params.device != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def pick_amp(params: TrainParams, device: torch.device) -> torch.dtype | None:
-    """Autocast type, None for full precision. A CPU without AMX emulates bf16 at a twentieth of the speed, so never there."""
-    if device.type != "cuda" or params.amp == "off":
-        return None
-    if params.amp == "auto":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    return torch.bfloat16 if params.amp == "bf16" else torch.float16
 
 
 def class_weights(labels: NDArray[np.int64], balance: bool) -> NDArray[np.float32]:
@@ -92,12 +78,32 @@ def learning_rate(step: int, steps: int, warmup: int, peak: float) -> float:
 
 
 class Trainer:
-    """Trains one FoldNet on one Task. After `run` the averaged weights are in `ema.module`."""
+    """Trains one FoldNet on one Task. After `run` the averaged weights are in `ema.module`.
 
-    def __init__(self, net: FoldNet, task: Task, params: TrainParams, *, seed: int, mine_epoch: int, resume: Path):
+    Where `world` has several processes, each has its own Trainer and does its share of every batch. `feed` replaces the way the
+    slices come to the device.
+    """
+
+    def __init__(
+        self,
+        net: FoldNet,
+        task: Task,
+        params: TrainParams,
+        *,
+        seed: int,
+        mine_epoch: int,
+        resume: Path,
+        world: World | None = None,
+        feed: Feed | None = None,
+    ):
+        self.world = world or World()
         self.device = pick_device(params)
         self.amp = pick_amp(params, self.device)
-        self.net = net.to(self.device).to(memory_format=torch.channels_last)
+        self.layout = torch.channels_last
+        torch.backends.cudnn.benchmark = True  # on a GPU: shapes repeat, so the fastest kernels are looked for once
+        self.net = net.to(self.device).to(memory_format=self.layout)
+        if self.world.size > 1:
+            globalise(self.net, self.world, self.device)
         self.ema = ModelEmaV3(self.net, decay=params.ema_decay, use_warmup=True)
         self.task, self.params, self.seed, self.mine_epoch, self.resume = task, params, seed, mine_epoch, resume
         groups = parameters_of(self.net)
@@ -107,45 +113,60 @@ class Trainer:
                 {"params": groups["no_decay"], "weight_decay": 0.0},
             ],
             lr=params.learning_rate,
-            fused=self.device.type == "cuda",
+            fused=True,  # also on a CPU, where it takes a third of the time
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp is torch.float16)
         self.steps_per_epoch = math.ceil(len(task.labels) / params.batch_size)
         self.steps_done = 0
         self.progress = Progress()
-        # Packed uint8 slices of a few thousand patients fit on the device: the loader disappears.
-        self.images = torch.from_numpy(np.array(task.images)).to(self.device)
+        self.feed = feed or open_feed(task.images, self.device, task.name, tell=self.world.is_main)
         self.labels = torch.from_numpy(task.labels).float().to(self.device)
         self.weights = torch.from_numpy(task.weights).to(self.device)
+        share = params.augment.bleeds * (params.augment.strength > 0)
+        self.bleeds = Bleeds(task.images, task.labels, share, self.device) if share else None
         self._load_checkpoint()
+        self.forward = self.world.wrap(self.net, self.device)
 
-    def run(self, report: Report = lambda row: None, on_step: Report = lambda row: None, until: int | None = None) -> Progress:
-        """Train the epochs that are left, or those up to `until`. `report` gets the row of each epoch, `on_step` of each step."""
+    def run(
+        self, report: Report = lambda row: None, on_step: Report | None = None, *, every: int = 1, until: int | None = None
+    ) -> Progress:
+        """Train the epochs that are left, or those up to `until`.
+
+        `report` gets the row of each epoch, `on_step` that of each `every`th step: reading its loss waits for the device.
+        """
         for epoch in range(self.progress.epoch, self.params.epochs if until is None else until):
-            row = self._epoch(epoch, on_step)
+            row = self.train_epoch(epoch, on_step, every)
             if epoch + 1 == self.mine_epoch:
-                self.progress.mined = predict_logits(self.ema.module, self.task.images, self.device)
+                self.progress.mined = self._predict(self.task.images)
             self.progress.history.append(row)
             self.progress.epoch = epoch + 1
             self._save_checkpoint()
             report(row)
         return self.progress
 
-    def _epoch(self, epoch: int, on_step: Report) -> dict[str, float]:
+    def train_epoch(self, epoch: int, on_step: Report | None = None, every: int = 1) -> dict[str, float]:
+        """One pass over the training part, `epoch` counted from 0; returns its row of the history."""
         # Seeding by epoch, not by run, makes a resumed run draw what an uninterrupted one would have drawn.
         torch.manual_seed(self.seed * 10_000 + epoch)
         self.net.train()
-        params, steps = self.params, self.steps_per_epoch
-        order = torch.randperm(len(self.labels)).to(self.device)
-        started, total, norms, lr = time.perf_counter(), 0.0, 0.0, 0.0
-        with tqdm(total=len(order), desc=f"{self.task.name} epoch {epoch + 1}/{params.epochs}", unit="img", mininterval=2) as bar:
-            for i, batch in enumerate(order.split(params.batch_size)):
-                step = epoch * steps + i
+        params, steps, size = self.params, self.steps_per_epoch, self.params.batch_size
+        order = torch.randperm(len(self.labels))
+        # Summed on the device: reading a number there waits for everything before it.
+        sums = torch.zeros(2, dtype=torch.float64, device=self.device)  # losses of this process's share, gradient norms
+        started, lr = time.perf_counter(), 0.0
+        title = f"{self.task.name} epoch {epoch + 1}/{params.epochs}"
+        with tqdm(total=len(order), desc=title, unit="img", mininterval=2, disable=not self.world.is_main) as bar:
+            painted = self.bleeds.choose(order) if self.bleeds else torch.zeros(len(order), dtype=torch.bool)
+            batches = zip(order.to(self.device).split(size), painted.split(size), self.feed.batches(order, size), strict=True)
+            for step, (positions, chosen, images) in enumerate(batches, epoch * steps):
                 lr = learning_rate(step, params.epochs * steps, round(params.warmup_epochs * steps), params.learning_rate)
-                loss, norm = self._step(batch, lr)
-                total, norms = total + loss * len(batch), norms + norm
-                on_step({"step": step + 1, "loss": loss, "grad_norm": norm, "learning_rate": lr})
-                bar.update(len(batch))
+                figures = self._step(positions, chosen.nonzero()[:, 0], images, lr)
+                sums += figures
+                if on_step and (step + 1) % every == 0:
+                    loss, norm = (figures / figures.new_tensor([len(positions) / self.world.size, 1])).tolist()
+                    on_step({"step": step + 1, "loss": loss, "grad_norm": norm, "learning_rate": lr})
+                bar.update(len(positions))
+        total, norms = self.world.total(sums[:1]).item(), sums[1].item()
         seconds = time.perf_counter() - started
         if not math.isfinite(total):
             raise TrainingError(f"{self.task.name}: the loss is not finite in epoch {epoch + 1}; lower train.learning_rate")
@@ -159,33 +180,55 @@ class Trainer:
             "seconds": seconds,
         }
 
-    def _step(self, batch: Tensor, lr: float) -> tuple[float, float]:
-        """One optimiser step on the slices numbered in `batch`; returns the mean loss and the gradient norm before clipping."""
+    def _step(self, positions: Tensor, chosen: Tensor, images: Tensor, lr: float) -> Tensor:
+        """One optimiser step on the slices `images` (B, C, S, S) uint8, numbered `positions` (B,), of the global batch.
+
+        The `chosen` (k,) among them, numbered on the CPU, are given a synthetic bleed. Returns (2,) the summed loss of this
+        process's share and the gradient norm before clipping, on the device.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        images = augment(self.images[batch], self.params.augment).contiguous(memory_format=torch.channels_last)
+        whole, mine = len(positions), self.world.share(len(positions))
+        labels, weights = self.labels[positions], self.weights[positions]
+        if self.bleeds:
+            images, labels, weights = self.bleeds(images, positions, chosen.to(self.device), labels, weights)
+        images, labels, weights = augment(images, self.params.augment)[mine], labels[mine], weights[mine]
+        if isinstance(self.net.dropout, GlobalDropout):
+            self.net.dropout.whole = whole
         with torch.autocast(self.device.type, dtype=self.amp, enabled=self.amp is not None):
-            logits = self.net(images)
+            logits = self.forward(images.contiguous(memory_format=self.layout))
         # The loss is taken in float32: focal terms underflow in half precision.
-        loss = (slice_loss(logits.float(), self.labels[batch], self.params) * self.weights[batch]).mean()
+        loss = (slice_loss(logits.float(), labels, self.params) * weights).sum()
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        # Gradients are averaged over the processes, and the mean is one over the whole batch.
+        self.scaler.scale(loss * (self.world.size / whole)).backward()
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.params.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.ema.update(self.net, step=int(self.steps_done))
         self.steps_done += 1
-        return float(loss.detach()), float(norm)
+        return torch.stack([loss.detach(), norm.detach()])
+
+    def _predict(self, images: NDArray[np.uint8] | Rows) -> NDArray[np.float32]:
+        """Logits (n,) of the averaged weights; every process does its share."""
+        mine = self.world.share(len(images))
+        logits = torch.zeros(len(images), device=self.device)
+        part = Rows(images, np.arange(mine.start, mine.stop))
+        if len(part):
+            logits[mine] = torch.from_numpy(predict_logits(self.ema.module, part, self.device)).to(self.device)
+        return self.world.total(logits).cpu().numpy()
 
     def _watch(self) -> float:
         """Log loss of the averaged weights on the held-out part, uncalibrated, NaN without one: nothing is chosen by it."""
         if not len(self.task.held_out_labels):
             return math.nan
-        logits = predict_logits(self.ema.module, self.task.held_out_images, self.device)
+        logits = self._predict(self.task.held_out_images)
         return float(np.logaddexp(0.0, np.where(self.task.held_out_labels == 1, -logits, logits)).mean())
 
     def _save_checkpoint(self) -> None:
+        if not self.world.is_main:
+            return
         state: dict[str, Any] = {
             "net": self.net.state_dict(),
             "ema": self.ema.module.state_dict(),
@@ -200,13 +243,14 @@ class Trainer:
             torch.save(state, path)
 
     def _load_checkpoint(self) -> None:
-        if not self.resume.is_file():
+        given = self.world.is_main and self.resume.is_file()
+        state = self.world.from_main(torch.load(self.resume, map_location="cpu", weights_only=True) if given else None)
+        if state is None:
             return
-        state = torch.load(self.resume, map_location=self.device, weights_only=True)
         self.net.load_state_dict(state["net"])
         self.ema.module.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.steps_done = state["steps_done"]
-        mined = None if state["mined"] is None else state["mined"].cpu().numpy()
+        mined = None if state["mined"] is None else state["mined"].numpy()
         self.progress = Progress(state["epoch"], state["history"], mined)

@@ -139,11 +139,11 @@ def fake_inputs(folder: Path, folds: int = 2, policy: dict[str, Any] | None = No
     """The keyword arguments of `write_release` after its target; `policy` and `point_changes` override keys of the two files."""
     exports = {str(k): fake_export(folder / "export" / str(k), k) for k in range(folds)}
     point = {
-        "schema": 1,
+        "schema": 2,
         "calibration": Calibrator("affine", 0.8, -0.1).to_json(),
         "views": ["identity", "mirror"],
         "slice": {"threshold": 0.5, "goal": "f2"},
-        "patient": {"threshold": 0.4, "goal": "f2", "rule": "mean_top_k", "top_k": 3},
+        "patient": {"threshold": 0.4, "goal": "f2", "rule": "mean_top_k", "top_k": 3, "sequence": None},
         "group_by": "patient",
         "folds": list(range(folds)),
         "exports": {name: sha256_file(export / "model.onnx") for name, export in exports.items()},

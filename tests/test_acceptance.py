@@ -19,7 +19,7 @@ from strokect.out_of_fold import OutOfFold, load_out_of_fold, tune
 from strokect.params import ToleranceParams, TuneThresholdParams
 from strokect.splits import read_split
 
-PARAMS = TuneThresholdParams(goal="f2", patient_top_k=3, calibration="affine", resamples=100, seed=0)
+PARAMS = TuneThresholdParams(goal="f2", patient_rule="mean_top_k", patient_top_k=3, calibration="affine", resamples=100, seed=0)
 TOLERANCE = ToleranceParams(roc_auc=0.01, ece=0.02, sensitivity=0.02)
 INT8 = {"precision": "int8", "backbone": "tf_efficientnet_lite0"}
 GOOD = {"roc_auc": 0.9, "ece": 0.05, "sensitivity": 0.8}
@@ -32,7 +32,7 @@ def out_of_fold(noise: float) -> OutOfFold:
     labels = (np.repeat(np.arange(40) % 2 == 0, 6) & (rng.uniform(size=240) < 0.5)).astype(np.int64)
     reference = 2.0 * labels + rng.normal(-1, 1, 240)
     shipped = reference + noise * rng.normal(size=240)
-    return OutOfFold(np.arange(240), np.arange(240) % 5, shipped, labels, patients, reference)
+    return OutOfFold(np.arange(240), np.arange(240) % 5, shipped, labels, patients, np.arange(240), reference)
 
 
 def judged(oof: OutOfFold, **changes: Any) -> dict[str, Any]:

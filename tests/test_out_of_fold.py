@@ -1,5 +1,6 @@
 """The operating point: each patient is judged by choices that never saw their labels."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from strokect.errors import DataError
 from strokect.out_of_fold import CROSS_FIT_GROUPS, OutOfFold, load_out_of_fold, tune
 from strokect.params import TuneThresholdParams
 
-PARAMS = TuneThresholdParams(goal="f2", patient_top_k=3, calibration="affine", resamples=100, seed=0)
+PARAMS = TuneThresholdParams(goal="f2", patient_rule="mean_top_k", patient_top_k=3, calibration="affine", resamples=100, seed=0)
 
 
 @pytest.fixture
@@ -22,14 +23,14 @@ def oof() -> OutOfFold:
     patients = np.repeat([f"p{i:02d}" for i in range(60)], 8)
     labels = (np.repeat(np.arange(60) % 2 == 0, 8) & (rng.uniform(size=480) < 0.4)).astype(np.int64)
     logits = 2 * (1.5 * labels + rng.normal(-0.7, 1, 480)) + 1
-    return OutOfFold(np.arange(480), np.arange(480) % 5, logits, labels, patients)
+    return OutOfFold(np.arange(480), np.arange(480) % 5, logits, labels, patients, np.tile(np.arange(8), 60))
 
 
-@pytest.mark.parametrize("calibration", ["affine", "isotonic", "auto"])
-def test_no_label_of_a_patient_reaches_that_patients_figures(oof: OutOfFold, calibration: str) -> None:
-    import dataclasses
-
-    params = dataclasses.replace(PARAMS, calibration=calibration)
+@pytest.mark.parametrize(
+    "changes", [{"calibration": "affine"}, {"calibration": "isotonic"}, {"calibration": "auto"}, {"patient_rule": "sequence"}]
+)
+def test_no_label_of_a_patient_reaches_that_patients_figures(oof: OutOfFold, changes: dict[str, str]) -> None:
+    params = dataclasses.replace(PARAMS, **changes)
     groups = patient_groups(oof.patients, oof.labels, CROSS_FIT_GROUPS, params.seed)
     before = tune(oof, params)
     # Swap labels within the patients of one group: who is positive, and so the groups, stay as they are.
@@ -41,6 +42,7 @@ def test_no_label_of_a_patient_reaches_that_patients_figures(oof: OutOfFold, cal
     own = groups == 3
     np.testing.assert_array_equal(before.slices.probability[own], after.slices.probability[own])
     np.testing.assert_array_equal(before.slices.decision[own], after.slices.decision[own])
+    np.testing.assert_array_equal(before.in_series[own], after.in_series[own])
     of_patient = np.isin(np.unique(oof.patients), oof.patients[own])
     np.testing.assert_array_equal(before.whole.probability[of_patient], after.whole.probability[of_patient])
     np.testing.assert_array_equal(before.whole.decision[of_patient], after.whole.decision[of_patient])
@@ -56,6 +58,17 @@ def test_order_is_judged_on_the_raw_scores(oof: OutOfFold) -> None:
     assert tuned.log_loss_after < tuned.log_loss_before - 0.05
 
 
+def test_under_the_sequence_rule_patients_are_scored_by_what_was_seen_in_series(oof: OutOfFold) -> None:
+    alone, together = tune(oof, PARAMS), tune(oof, dataclasses.replace(PARAMS, patient_rule="sequence"))
+    assert alone.sequence is None
+    np.testing.assert_array_equal(alone.in_series, alone.slices.probability)
+    np.testing.assert_array_equal(alone.slices.probability, together.slices.probability)  # one slice alone is judged as before
+    assert together.sequence is not None
+    top = np.sort(together.in_series[oof.patients == "p07"])[-3:].mean()
+    assert together.whole.probability[7] == pytest.approx(top)
+    assert alone.whole.probability[7] != pytest.approx(top)
+
+
 def write_fold(folder: Path, rows: list[int], views: list[str]) -> None:
     folder.mkdir(parents=True)
     n = len(rows)
@@ -63,7 +76,7 @@ def write_fold(folder: Path, rows: list[int], views: list[str]) -> None:
 
 
 def test_folds_must_cover_development_once_with_the_same_views(tmp_path: Path) -> None:
-    manifest = pd.DataFrame({"label": [0, 1, 0, 1], "patient": list("abcd")})
+    manifest = pd.DataFrame({"label": [0, 1, 0, 1], "patient": list("abcd"), "slice": 0})
     split = pd.DataFrame({"part": ["0", "1", "test", "0"]})
     write_fold(tmp_path / "good/0", [0, 3], ["identity"])
     write_fold(tmp_path / "good/1", [1], ["identity"])

@@ -1,0 +1,149 @@
+"""Which training steps pay on CT-ICH: `python -m benchmarks.accuracy` runs them and writes docs/results/training.md.
+
+Every step is a `dvc exp run` on the tuning split seed and is kept or dropped by its out-of-fold log loss; the headline comes from
+split seeds on which nothing was chosen. Needs the data: `make import SOURCE=kaggle_ct_ich FROM=<folder>`. Runs that DVC has
+cached are restored, not repeated, and a killed run resumes, so the command can be given again at any time.
+"""
+
+import argparse
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.accuracy_steps import HEADLINE, HEADLINE_SEEDS, PROFILE, STEPS, TUNING_SEED
+from strokect.errors import DataError, run_stage
+from strokect.files import read_json, write_json, write_text
+from strokect.preflight import check_raw_data
+from strokect.reporting import figure_text
+from strokect.statistics import bootstrap_weights, estimate
+
+RESULTS = Path("docs/results/training")
+# Scores of single slices stay out of the repository: they are only needed to compare two runs slice by slice.
+SCORES = Path(".strokect/accuracy")
+RESAMPLES, SEED = 2000, 0
+
+
+def runs() -> dict[str, tuple[str, ...]]:
+    """Every run by name, with its overrides: the steps on the tuning seed, the headline on its own seeds."""
+    tuning = {name: (*step.overrides, f"split.seed={TUNING_SEED}") for name, step in STEPS.items()}
+    return tuning | {f"headline-{seed}": (*STEPS[HEADLINE].overrides, f"split.seed={seed}") for seed in HEADLINE_SEEDS}
+
+
+def command(name: str) -> str:
+    """The command that makes a run; it stops after the out-of-fold figures."""
+    return " ".join(["dvc exp run tune_threshold", *(f"-S {item}" for item in (f"profile={PROFILE}", *runs()[name]))])
+
+
+def log_losses(scores: pd.DataFrame) -> np.ndarray:
+    """(n,) −log of the calibrated probability, cross-fitted by patient, that each slice's label was given."""
+    p = np.clip(scores["probability"].to_numpy(float), 1e-7, 1 - 1e-7)
+    return -np.where(scores["label"] == 1, np.log(p), np.log1p(-p))
+
+
+def mean_with_interval(values: np.ndarray, patients: np.ndarray) -> dict[str, Any]:
+    """Mean of values (n,) with its 95 % interval over resampled patients."""
+    counts, index = bootstrap_weights(patients, RESAMPLES, SEED)
+    return estimate(lambda weights: weights @ values / weights.sum(1), counts, index)
+
+
+def collect(name: str) -> dict[str, Any]:
+    """What the workspace holds after a run, and the difference to the step that it is compared with, where that has run."""
+    metrics = read_json("metrics/oof.json")
+    scores = pd.read_csv("models/oof.csv", dtype={"file": str, "patient": str})
+    losses = log_losses(scores)
+    SCORES.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile("models/oof.csv", SCORES / f"{name}.csv")
+    histories = [pd.read_csv(path) for path in sorted(Path("models").glob("*/*/history.csv"))]
+    found: dict[str, Any] = {
+        "command": command(name),
+        "training_minutes": round(sum(float(history["seconds"].sum()) for history in histories) / 60, 1),
+        "log_loss": mean_with_interval(losses, scores["patient"].to_numpy()),
+        **{level: {"roc_auc": metrics[level]["roc_auc"]} for level in ("slice", "patient")},
+        **{key: metrics[key] for key in ("n_slices", "n_patients", "n_positive_patients", "data_sha256", "device", "target")},
+    }
+    against = STEPS[name].against if name in STEPS else None
+    if against and (SCORES / f"{against}.csv").is_file():
+        other = pd.read_csv(SCORES / f"{against}.csv", dtype={"file": str, "patient": str})
+        paired = scores[["file"]].merge(other, on="file", how="left", validate="one_to_one")
+        found["against"] = {
+            "step": against,
+            "log_loss_difference": mean_with_interval(losses - log_losses(paired), scores["patient"].to_numpy()),
+        }
+    return found
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run what is asked for (all by default), then write the page from every run that is there."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="run", help=f"which of {', '.join(runs())}; all by default")
+    names = parser.parse_args(arguments).names or list(runs())
+    if unknown := set(names) - set(runs()):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(runs())}")
+    check_raw_data("kaggle_ct_ich", Path("data/raw/kaggle_ct_ich"))
+    for name in names:
+        print(f"== {command(name)}", flush=True)
+        if subprocess.run(command(name).split(), check=False).returncode:
+            raise DataError(f"`{command(name)}` failed; its message is above. Give the command again to resume")
+        write_json(RESULTS / f"{name}.json", collect(name))
+        write_text(RESULTS.with_suffix(".md"), render(read_results()))
+
+
+def read_results() -> dict[str, dict[str, Any]]:
+    """The runs that have been made, in the order of `runs`."""
+    return {name: read_json(path) for name in runs() if (path := RESULTS / f"{name}.json").is_file()}
+
+
+def verdict(run: dict[str, Any]) -> str:
+    """Kept if the out-of-fold log loss is lower; whether the interval of the difference says more than chance is said beside."""
+    if "against" not in run:
+        return "–"
+    difference = run["against"]["log_loss_difference"]
+    sure = "" if difference["ci95"][0] > 0 or difference["ci95"][1] < 0 else ", could be chance"
+    return ("kept" if difference["value"] < 0 else "dropped") + sure
+
+
+def render(made: dict[str, dict[str, Any]]) -> str:
+    """docs/results/training.md."""
+    any_run = next(iter(made.values()))
+    counts = f"{any_run['n_slices']} slices of {any_run['n_patients']} patients ({any_run['n_positive_patients']} positive)"
+    lines = [
+        "# Training on CT-ICH: which steps pay",
+        "",
+        f"Written by `python -m benchmarks.accuracy` from `{RESULTS}/*.json`. Target: {any_run['target']}; {counts}, grouped by",
+        f"patient, out-of-fold over all of them; trained on {any_run['device']}. Brackets are 95 % intervals over {RESAMPLES}",
+        f"resampled cohorts of patients. Steps are chosen on split seed {TUNING_SEED} by log loss after calibration that was",
+        "cross-fitted by patient; a difference is paired, slice by slice.",
+        "",
+        "| step | change | log loss | difference | slice ROC AUC | patient ROC AUC | minutes | |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name in filter(made.__contains__, STEPS):
+        run, step = made[name], STEPS[name]
+        difference = f"{_signed(run['against']['log_loss_difference'])} to `{step.against}`" if "against" in run else "–"
+        cells = [f"`{name}`", step.change, figure_text(run["log_loss"]), difference, *_aucs(run), str(run["training_minutes"])]
+        lines.append(f"| {' | '.join([*cells, verdict(run)])} |")
+    headline = {name: run for name, run in made.items() if name not in STEPS}
+    if headline:
+        lines += ["", "## Headline: split seeds on which nothing was chosen", "", f"The params of `{HEADLINE}`.", ""]
+        lines += ["| split seed | log loss | slice ROC AUC | patient ROC AUC |", "|---|---|---|---|"]
+        for name, run in headline.items():
+            lines.append(f"| {name.split('-')[1]} | {figure_text(run['log_loss'])} | {' | '.join(_aucs(run))} |")
+    lines += ["", "## Commands", "", "```", *(run["command"] for run in made.values()), "```"]
+    return "\n".join(lines) + "\n"
+
+
+def _aucs(run: dict[str, Any]) -> list[str]:
+    return [figure_text(run[level]["roc_auc"]) for level in ("slice", "patient")]
+
+
+def _signed(figure: dict[str, Any]) -> str:
+    low, high = figure["ci95"]
+    return f"{figure['value']:+.4f} [{low:+.4f}, {high:+.4f}]"
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,94 @@
+"""The table of training steps: what is compared with what, on which split seeds, and what the page says of it."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks import accuracy
+from benchmarks.accuracy_steps import HEADLINE, HEADLINE_SEEDS, STEPS, TUNING_SEED
+from strokect.files import write_json
+
+FIGURE = {"value": 0.8, "ci95": [0.7, 0.9]}
+
+
+def run(**fields: Any) -> dict[str, Any]:
+    return {
+        "command": "dvc exp run",
+        "training_minutes": 3.0,
+        "log_loss": FIGURE,
+        "slice": {"roc_auc": FIGURE},
+        "patient": {"roc_auc": FIGURE},
+        "n_slices": 10,
+        "n_patients": 5,
+        "n_positive_patients": 2,
+        "data_sha256": "d" * 64,
+        "device": "cpu",
+        "target": "bleed",
+    } | fields
+
+
+def test_the_headline_uses_split_seeds_on_which_nothing_was_chosen() -> None:
+    assert len(set(HEADLINE_SEEDS)) >= 3
+    assert TUNING_SEED not in HEADLINE_SEEDS
+    assert all(f"-S split.seed={TUNING_SEED}" in accuracy.command(name) for name in STEPS)
+    for seed in HEADLINE_SEEDS:
+        assert accuracy.command(f"headline-{seed}").endswith(f"-S split.seed={seed}")
+
+
+def test_a_step_is_compared_with_an_earlier_one() -> None:
+    names = list(STEPS)
+    for name, step in STEPS.items():
+        assert step.against is None or names.index(step.against) < names.index(name)
+    assert HEADLINE in STEPS
+
+
+def test_log_loss_of_worked_probabilities() -> None:
+    scores = pd.DataFrame({"probability": [0.5, 0.2, 1.0], "label": [1, 0, 0]})
+    expected = [np.log(2), -np.log(0.8), -np.log(1e-7)]
+    np.testing.assert_allclose(accuracy.log_losses(scores), expected, rtol=1e-6)
+
+
+def test_a_run_is_compared_slice_by_slice_whatever_the_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    metrics = {level: {"roc_auc": FIGURE} for level in ("slice", "patient")}
+    write_json("metrics/oof.json", run() | metrics)
+    (tmp_path / "models").mkdir()
+    other = pd.DataFrame(
+        {"file": list("abcd"), "patient": list("1122"), "label": [0, 1, 0, 1], "probability": [0.2, 0.6, 0.4, 0.7]}
+    )
+    better = other.assign(probability=[0.1, 0.7, 0.3, 0.9]).iloc[::-1]
+    name, step = next((name, step) for name, step in STEPS.items() if step.against)
+    for made, table in ((step.against, other), (name, better)):
+        table.to_csv(tmp_path / "models/oof.csv", index=False)
+        found = accuracy.collect(str(made))
+    difference = found["against"]["log_loss_difference"]
+    expected = np.mean(np.log([0.8 / 0.9, 0.6 / 0.7, 0.6 / 0.7, 0.7 / 0.9]))
+    assert difference["value"] == pytest.approx(expected)
+    assert difference["ci95"][0] <= difference["value"] <= difference["ci95"][1] < 0
+    assert accuracy.verdict(found) == "kept"
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "says"),
+    [
+        (-0.1, -0.2, -0.01, "kept"),
+        (-0.1, -0.2, 0.1, "kept, could be chance"),
+        (0.1, -0.1, 0.2, "dropped, could be chance"),
+        (0.1, 0.01, 0.2, "dropped"),
+    ],
+)
+def test_verdict(value: float, low: float, high: float, says: str) -> None:
+    against = {"step": "base", "log_loss_difference": {"value": value, "ci95": [low, high]}}
+    assert accuracy.verdict(run(against=against)) == says
+
+
+def test_the_page_shows_every_run_and_its_command() -> None:
+    name, step = next((name, step) for name, step in STEPS.items() if step.against)
+    against = {"step": step.against, "log_loss_difference": {"value": -0.0123, "ci95": [-0.02, 0.001]}}
+    page = accuracy.render({"base": run(), name: run(against=against, command="the command"), "headline-1": run()})
+    assert f"| `{name}` | {step.change} | 0.800 [0.700, 0.900] | -0.0123 [-0.0200, +0.0010] to `{step.against}` |" in page
+    assert "the command" in page
+    assert "| 1 | 0.800 [0.700, 0.900] |" in page

@@ -1,0 +1,243 @@
+"""Several processes train what one would have trained; when one is lost the run ends soon, says so and can go on."""
+
+import contextlib
+import dataclasses
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import timm
+import torch
+import torch.multiprocessing as mp
+from conftest import ROOT, run, tiny_params, workspace
+from safetensors.numpy import load_file
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from strokect.distributed import GlobalBatchNorm, World, globalise, joined, spread
+from strokect.errors import TrainingError
+from strokect.files import read_json
+from strokect.network import FoldNet
+from strokect.params import TrainParams
+from strokect.strict import build
+from strokect.training import Task, Trainer
+
+CPU = torch.device("cpu")
+
+
+class Small(nn.Module):
+    """BatchNorm after convolutions without bias, as in EfficientNet: a bias there has no gradient but rounding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 8, 3, stride=2, bias=False), nn.BatchNorm2d(8), nn.SiLU(),
+            nn.Conv2d(8, 6, 3, stride=2, bias=False), nn.BatchNorm2d(6), nn.SiLU(),
+        )  # fmt: skip
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x)
+
+
+def task() -> Task:
+    """33 slices in batches of 8: the last batch is a single slice, which leaves one of two processes without any."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 40)
+    images = (rng.integers(0, 150, (40, 1, 16, 16)) + 80 * labels[:, None, None, None]).astype(np.uint8)
+    weights = rng.uniform(0.5, 1.5, 33).astype(np.float32)
+    return Task(images[:33], labels[:33], weights, images[33:], labels[33:], "fake@0")
+
+
+def train_params(**changes: Any) -> TrainParams:
+    params: TrainParams = build(TrainParams, tiny_params()["train"], "test")
+    settings = {"epochs": 3, "batch_size": 8, "learning_rate": 0.01, "device": "cpu", **changes}
+    return dataclasses.replace(params, **settings)
+
+
+def train(folder: Path, world: World, epochs: int = 3) -> dict[str, Any]:
+    """Everything a run leaves behind; the checkpoint is that of `folder`, its schedule that of three epochs."""
+    torch.manual_seed(0)
+    net = FoldNet(Small(), 6, (0.5,) * 3, (0.5,) * 3, 0.3)
+    loop = Trainer(net, task(), train_params(), seed=1, mine_epoch=2, resume=folder / "resume.pt", world=world)
+    resumed = loop.progress.epoch
+
+    def stop(row: dict[str, float]) -> None:
+        if row["epoch"] == epochs:
+            raise KeyboardInterrupt
+
+    with contextlib.suppress(KeyboardInterrupt):
+        loop.run(stop if epochs < 3 else lambda row: None)
+    rows = [{key: row[key] for key in ("loss", "held_out_log_loss", "grad_norm")} for row in loop.progress.history]
+    weights = {name: value.clone() for name, value in loop.net.state_dict().items()}
+    averaged = dict(loop.ema.module.state_dict())
+    return {"net": weights, "ema": averaged, "rows": rows, "mined": loop.progress.mined, "resumed": resumed}
+
+
+def work(rank: int, port: int, folder: Path, epochs: int) -> None:
+    """One of two processes, as torchrun would have started it."""
+    torch.set_num_threads(1)
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
+    os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="test")
+    with joined(CPU) as world:
+        torch.save(train(folder, world, epochs), folder / f"{rank}.pt")
+
+
+def train_by_two(folder: Path, epochs: int = 3) -> list[dict[str, Any]]:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    mp.spawn(work, (port, folder, epochs), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
+
+
+def assert_same(got: dict[str, Any], expected: dict[str, Any], **tolerance: float) -> None:
+    for part in ("net", "ema"):
+        for name, value in expected[part].items():
+            torch.testing.assert_close(got[part][name], value, msg=lambda text, name=name: f"{name}: {text}", **tolerance)
+    for row, other in zip(got["rows"], expected["rows"], strict=True):
+        assert row == pytest.approx(other, rel=1e-3)
+    np.testing.assert_allclose(got["mined"], expected["mined"], atol=1e-3)
+
+
+def test_two_processes_equal_one_with_the_same_global_batch_and_one_goes_on_where_two_stopped(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    whole = train(tmp_path / "one", World())
+    first, second = train_by_two(tmp_path / "two", epochs=2)
+    assert_same(second, first, rtol=0, atol=0)  # both processes hold the same network, bit by bit
+    # Adam divides by the size of the gradient: rounding grows where that is near zero.
+    alone = train(tmp_path / "two", World())
+    assert alone["resumed"] == 2
+    assert_same(alone, whole, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("n", "size"), [(0, 2), (1, 2), (33, 4), (64, 3), (5, 8)])
+def test_shares_cover_a_batch_once_and_evenly(n: int, size: int) -> None:
+    shares = [list(range(n))[World(rank, size).share(n)] for rank in range(size)]
+    assert [item for share in shares for item in share] == list(range(n))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_the_form_for_gpus_keeps_the_state_and_the_activations_of_the_network() -> None:
+    torch.manual_seed(0)
+    net = FoldNet(timm.create_model("tf_efficientnet_lite0", num_classes=0), 1280, (0.5,) * 3, (0.5,) * 3, 0.3).eval()
+    image = torch.randint(0, 256, (2, 1, 48, 48), dtype=torch.uint8)
+    state, expected = dict(net.state_dict()), net(image)
+    globalise(net, World(0, 2), torch.device("cuda"))
+    left = [type(module).__name__ for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    assert len(left) == 49 and set(left) == {"SyncBatchNormAct"}
+    assert list(net.state_dict()) == list(state)
+    torch.testing.assert_close(net.eval()(image), expected, rtol=0, atol=0)
+
+
+def test_the_form_for_cpus_is_batchnorm_when_predicting() -> None:
+    torch.manual_seed(0)
+    net = FoldNet(timm.create_model("tf_efficientnet_lite0", num_classes=0), 1280, (0.5,) * 3, (0.5,) * 3, 0.3).eval()
+    image = torch.randint(0, 256, (2, 1, 48, 48), dtype=torch.uint8)
+    names, expected = list(net.state_dict()), net(image)
+    globalise(net, World(0, 2), CPU)
+    assert sum(isinstance(module, GlobalBatchNorm) for module in net.modules()) == 49
+    assert list(net.state_dict()) == names
+    torch.testing.assert_close(net.eval()(image), expected, rtol=0, atol=0)
+
+
+def test_one_process_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    with joined(CPU) as world:
+        assert world == World() and world.is_main and world.from_main("x") == "x"
+        net = nn.Linear(2, 2)
+        assert world.wrap(net, CPU) is net and not isinstance(net, DistributedDataParallel)
+    assert not spread("stages.train_fold", train_params(devices=1))
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")  # torchrun has started this process: it must not start others
+    assert not spread("stages.train_fold", train_params(devices=2))
+
+
+def test_more_processes_than_gpus_is_an_error_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(TrainingError, match=r"4 processes on a machine where torch sees 2 CUDA.*lower train\.devices"):
+        spread("stages.train_fold", train_params(devices=4, device="auto"))
+
+
+def children(pid: int) -> dict[str, int]:
+    """Rank → process id of the processes below `pid` that torchrun has started (Linux)."""
+    found: dict[str, int] = {}
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        environment = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+        ranks = [line.removeprefix(b"RANK=").decode() for line in environment if line.startswith(b"RANK=")]
+        found |= dict.fromkeys(ranks, int(child)) or children(int(child))
+    return found
+
+
+def two_process_params(**train: Any) -> dict[str, Any]:
+    params = tiny_params()
+    params["train"].update(devices=2, epochs=3, **train)
+    return params
+
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+STAGE = [sys.executable, "-m", "stages.train_fold", "--fold", "0"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks its processes up in /proc")
+def test_a_lost_process_ends_the_stage_soon_with_a_message_and_one_or_two_go_on(tmp_path: Path) -> None:
+    with workspace(tmp_path, two_process_params()) as folder:
+        for stage in ("prepare", "audit", "split"):
+            run(stage)
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(STAGE, cwd=folder, env=ENVIRONMENT, **pipes) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "epoch 1/3" in line:
+                break
+        os.kill(children(process.pid)["1"], signal.SIGKILL)
+        killed = time.monotonic()
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert time.monotonic() - killed < 60
+    last = errors.strip().splitlines()[-1]
+    assert last.startswith("error: stages.train_fold: one of its 2 processes ended") and "give the command again" in last
+    assert not (folder / "models/folds/0").exists()
+    assert len(list((folder / ".strokect/resume").glob("*.pt"))) == 1
+
+    for devices in (2, 1):  # the second finds nothing to resume: the first has finished
+        with workspace(tmp_path, two_process_params() | {"train": two_process_params()["train"] | {"devices": devices}}):
+            done = subprocess.run(STAGE, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=True)
+        assert ("resuming after epoch" in done.stdout) == (devices == 2)
+        assert done.stdout.count("epoch 3/3") == 1  # by one process only
+        assert read_json(folder / "models/folds/0/model.json")["device"] == ("2 × cpu" if devices == 2 else "cpu")
+    assert not list((folder / ".strokect/resume").iterdir())
+
+
+@pytest.mark.slow
+def test_both_training_stages_on_two_processes_give_the_models_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    for devices in (1, 2):
+        # A small rate: from random weights a network is chaotic. The exact test is that of the small network.
+        params = two_process_params(learning_rate=0.0001)
+        params["train"].update(devices=devices, epochs=1)
+        with workspace(tmp_path / str(devices), params):
+            for stage in ("prepare", "audit", "split"):
+                run(stage)
+            run("train_fold", "--fold", "0")
+            run("hnm", "--fold", "0")
+    for stage in ("folds", "hnm"):
+        one, two = (load_file(tmp_path / f"{devices}/models/{stage}/0/model.safetensors") for devices in (1, 2))
+        assert {name: value.shape for name, value in one.items()} == {name: value.shape for name, value in two.items()}
+        histories = [pd.read_csv(tmp_path / f"{devices}/models/{stage}/0/history.csv") for devices in (1, 2)]
+        for column in ("loss", "held_out_log_loss"):
+            assert histories[1][column].tolist() == pytest.approx(histories[0][column].tolist(), rel=0.02), (stage, column)
+    first, second = (pd.read_csv(tmp_path / f"{devices}/models/folds/0/train_scores.csv") for devices in (1, 2))
+    assert list(first["file"]) == list(second["file"])
+    np.testing.assert_allclose(second["logit"], first["logit"], atol=0.02)
+    one, two = (read_json(tmp_path / f"{devices}/models/hnm/0/hnm.json") for devices in (1, 2))
+    assert two["all"]["log_loss_after"] == pytest.approx(one["all"]["log_loss_after"], rel=0.01)
