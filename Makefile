@@ -4,7 +4,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export BENTOML_DO_NOT_TRACK := True
 PORT ?= 3000
 
-.PHONY: help setup repro test test-all lint serve import bench readme lock
+.PHONY: help setup repro test test-all lint serve import search bench readme lock
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -40,6 +40,11 @@ serve: setup ## serve the built bento on http://127.0.0.1:$(PORT)
 
 import: setup ## bring a data set in: make import SOURCE=kaggle_ct_ich FROM=/path/to/folder
 	@python -m strokect.import_data "$(SOURCE)" "$(FROM)"
+
+search: setup ## hyperparameter search with the params as they stand (docs/search.md); goes on where it was stopped
+	@python -m strokect.preflight
+	dvc repro -q split
+	@python -m strokect.search
 
 bench: setup ## the benchmarks, into metrics/bench/
 	python -m benchmarks.pipeline

@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.ct_ich import RESULTS, RUNS
 from docs.safety_page import rejects_table, safety_page
+from docs.search_page import search_page
 from docs.serving_page import serving_page, serving_table
 from docs.training_speed_page import training_speed_page, training_speed_table
 from strokect.errors import DataError, run_stage
@@ -17,6 +18,7 @@ from strokect.summary import summary
 README = Path("README.md")
 PHANTOM = Path("docs/phantom")  # the committed run of `make repro`: a later run in the workspace must not make the README wrong
 BENCHES = tuple(Path(f"metrics/bench/{name}.json") for name in ("serve", "release", "train"))  # of any machine
+SEARCH = Path("metrics/search.json")
 SHOWN = ("metrics/evaluate.json", "metrics/safety.json", "metrics/bench/pipeline.json", "reports/plots/roc.png")
 
 
@@ -37,6 +39,7 @@ def pages() -> dict[Path, str]:
     """Whole pages that are made of metrics files."""
     return {
         RESULTS / "safety.md": safety_page(safety_runs(), headlines()),
+        RESULTS / "search.md": search_page(read_json(PHANTOM / "search.json")),
         RESULTS / "serving.md": serving_page(read_json(RESULTS / "serve.json"), read_json(RESULTS / "release.json")),
         RESULTS / "training-speed.md": training_speed_page(read_json(RESULTS / "train.json")),
     }
@@ -45,6 +48,14 @@ def pages() -> dict[Path, str]:
 def safety_runs() -> dict[str, Any]:
     """metrics/safety.json of the two committed runs."""
     return {"phantom": read_json(PHANTOM / "safety.json"), "ct_ich": read_json(RESULTS / "ct-ich" / "safety.json")}
+
+
+def take_over_search() -> None:
+    """Copy the workspace's search with its pictures, if it is one of the phantom."""
+    if SEARCH.is_file() and read_json(SEARCH)["source"] == "phantom":
+        shutil.copyfile(SEARCH, PHANTOM / SEARCH.name)
+        for picture in Path("reports/search").glob("*.png"):
+            shutil.copyfile(picture, PHANTOM / f"search_{picture.name}")
 
 
 def headlines() -> dict[str, str]:
@@ -100,6 +111,7 @@ def main() -> None:
         )
     for source in SHOWN:
         shutil.copyfile(source, PHANTOM / Path(source).name)
+    take_over_search()
     for source in filter(Path.is_file, BENCHES):
         shutil.copyfile(source, RESULTS / source.name)
     write_text(README, fill(README.read_text(encoding="utf-8")))
