@@ -14,10 +14,10 @@ from strokect.distributed import World, joined, spread
 from strokect.errors import DataError, run_stage
 from strokect.files import atomic_folder, sha256_file, write_json
 from strokect.fold import FoldInputs, identity, make_sidecar, make_task, read_inputs, resume_path, save_fold, track_fold, train
+from strokect.losses import class_weights
 from strokect.mining import HardSet, mine
 from strokect.network import FoldNet, load_network, predict_logits
 from strokect.params import HnmParams, TrainParams
-from strokect.training import class_weights
 
 
 def fine_tune_params(train_params: TrainParams, hnm: HnmParams) -> TrainParams:

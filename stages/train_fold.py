@@ -8,8 +8,8 @@ from strokect.distributed import World, joined, spread
 from strokect.errors import run_stage
 from strokect.files import atomic_folder
 from strokect.fold import FoldInputs, identity, make_sidecar, make_task, read_inputs, resume_path, save_fold, track_fold, train
+from strokect.losses import class_weights
 from strokect.network import build_network
-from strokect.training import class_weights
 
 
 def train_one(given: FoldInputs, world: World) -> None:

@@ -24,13 +24,13 @@ from strokect.calibration import sigmoid
 from strokect.devices import pick_device
 from strokect.files import sha256_file, write_json
 from strokect.fold import RESUME, identity, make_sidecar, make_task, resume_path, save_fold, train
+from strokect.losses import class_weights
 from strokect.manifest import Prepared, load_prepared
 from strokect.network import WEIGHT_PACKAGES, FoldNet, Images, build_network, load_network, predict_logits
 from strokect.onnx_export import evenly, export_model
 from strokect.params import ModelParams, Params, TrainParams
 from strokect.shipping import STUDENT
 from strokect.splits import SPLIT, development_rows, read_split, training_rows
-from strokect.training import class_weights
 
 TEACHERS = Path("models/hnm")
 ALL = "all"  # the student of all development slices: the one that ships

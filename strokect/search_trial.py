@@ -14,12 +14,13 @@ from strokect.calibration_fit import CROSS_FIT_GROUPS, cross_fit, log_loss, pati
 from strokect.duplicates import linked_rows
 from strokect.errors import StrokectError, TrainingError
 from strokect.fold import identity, make_task, resume_path
+from strokect.losses import class_weights
 from strokect.manifest import Prepared
 from strokect.network import build_network, predict_logits
 from strokect.params import Params
 from strokect.search_space import Values, with_values
 from strokect.splits import TEST, development_rows, held_out_rows, make_split, training_rows
-from strokect.training import Trainer, class_weights
+from strokect.training import Trainer
 
 OBJECTIVE = (
     "mean log loss per slice on the held-out parts of the folds, by the averaged weights after the last epoch, identity view, no "

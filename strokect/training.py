@@ -9,11 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torchvision.ops import sigmoid_focal_loss
 from tqdm import tqdm
 
 from strokect.augment import augment
@@ -23,6 +21,7 @@ from strokect.devices import pick_amp, pick_device
 from strokect.distributed import GlobalDropout, World, globalise
 from strokect.errors import TrainingError
 from strokect.files import atomic_path
+from strokect.losses import slice_loss
 from strokect.network import FoldNet, parameters_of, predict_logits
 from strokect.params import TrainParams
 
@@ -48,25 +47,6 @@ class Progress:
     epoch: int = 0  # finished epochs
     history: list[dict[str, float]] = field(default_factory=list)
     mined: NDArray[np.float32] | None = None  # (n,) logits of the training part at `mine_epoch`
-
-
-def class_weights(labels: NDArray[np.int64], balance: bool) -> NDArray[np.float32]:
-    """(n,) loss weights with mean 1; with `balance` both classes weigh the same in total."""
-    if not balance:
-        return np.ones(len(labels), np.float32)
-    counts = np.bincount(labels, minlength=2)
-    return (len(labels) / (2.0 * counts))[labels].astype(np.float32)
-
-
-def slice_loss(logits: Tensor, labels: Tensor, params: TrainParams) -> Tensor:
-    """(B,) loss of each slice: focal (Lin et al. 2017, α left to class balancing) or cross-entropy, labels smoothed.
-
-    Labels are 0 or 1 or, with cross-entropy, any probability between.
-    """
-    target = labels * (1.0 - params.label_smoothing) + 0.5 * params.label_smoothing
-    if params.loss == "focal":
-        return sigmoid_focal_loss(logits, target, alpha=-1, gamma=params.focal_gamma, reduction="none")
-    return F.binary_cross_entropy_with_logits(logits, target, reduction="none")
 
 
 def learning_rate(step: int, steps: int, warmup: int, peak: float) -> float:

@@ -20,13 +20,14 @@ from strokect.calibration import sigmoid
 from strokect.distillation import student_model, student_schedule
 from strokect.engine import FoldModel
 from strokect.files import read_json, sha256_file
+from strokect.losses import slice_loss
 from strokect.manifest import Prepared, load_prepared
 from strokect.network import load_network, predict_logits
 from strokect.params import Params, load_params
 from strokect.release import load_release
 from strokect.shipping import shipped_folders
 from strokect.splits import development_rows, held_out_rows, read_split, rows_of_test_part, training_rows
-from strokect.training import Task, Trainer, slice_loss
+from strokect.training import Task, Trainer
 
 CPU = torch.device("cpu")
 

@@ -21,10 +21,11 @@ from safetensors.numpy import load_file
 from strokect.augment import augment
 from strokect.devices import pick_amp, pick_device
 from strokect.errors import TrainingError
+from strokect.losses import class_weights, slice_loss
 from strokect.mining import mine
 from strokect.network import FoldNet, parameters_of, predict_logits
 from strokect.params import AugmentParams, HnmParams, Params, TrainParams, load_params
-from strokect.training import Task, Trainer, class_weights, learning_rate, slice_loss
+from strokect.training import Task, Trainer, learning_rate
 
 
 @pytest.fixture

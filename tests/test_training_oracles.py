@@ -10,10 +10,11 @@ import pytest
 import torch
 from test_distributed import Small, task, train_params
 
+from strokect.losses import slice_loss
 from strokect.mining import mine
 from strokect.network import FoldNet
 from strokect.params import HnmParams
-from strokect.training import Trainer, slice_loss
+from strokect.training import Trainer
 from strokect.views import make_views
 
 LOGITS = np.array([-30.0, -4.0, -1.0, 0.0, 0.3, 2.0, 30.0])
