@@ -73,7 +73,7 @@ def headlines() -> dict[str, str]:
 
 
 def ct_ich_table() -> str:
-    """The four runs of docs/results/ct-ich.md, ROC AUC only."""
+    """The five runs of docs/results/ct-ich.md, ROC AUC only."""
     lines = ["| run | slice ROC AUC [95 % interval] | patient ROC AUC [95 % interval] |", "|---|---|---|"]
     for name, meaning in RUNS.items():
         metrics = read_json(RESULTS / "ct-ich" / f"{name}.json")["metrics"]

@@ -15,7 +15,7 @@ def test_without_arguments_every_run_is_made_and_the_honest_one_last(monkeypatch
     (tmp_path / "data/raw/kaggle_ct_ich").mkdir(parents=True)
 
     def run(command: list[str], check: bool) -> SimpleNamespace:
-        made.append(command[-1])
+        made.extend(word for word in command if word.startswith("profile="))
         return SimpleNamespace(returncode=0)
 
     monkeypatch.setattr(ct_ich.subprocess, "run", run)
