@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.accuracy_steps import HEADLINE, HEADLINE_SEEDS, PROFILE, STEPS, TUNING_SEED, Step
+from benchmarks.accuracy_steps import HEADLINE_SEEDS, HEADLINES, PROFILE, STEPS, TUNING_SEED, Step
 from strokect.errors import DataError, run_stage
 from strokect.files import read_json, write_json, write_text
 from strokect.preflight import check_raw_data
@@ -27,9 +27,9 @@ RESAMPLES, SEED = 2000, 0
 
 
 def runs() -> dict[str, tuple[Step, int]]:
-    """Every run by name, with its step and split seed: the steps on the tuning seed, the headline on its own seeds."""
+    """Every run by name, with its step and split seed: the steps on the tuning seed, the headlines on their own seeds."""
     tuning = {name: (step, TUNING_SEED) for name, step in STEPS.items()}
-    return tuning | {f"headline-{seed}": (STEPS[HEADLINE], seed) for seed in HEADLINE_SEEDS}
+    return tuning | {f"{name}-{seed}": (STEPS[name], seed) for seed in HEADLINE_SEEDS for name in HEADLINES}
 
 
 def command(name: str) -> str:
@@ -111,13 +111,18 @@ def read_results() -> dict[str, dict[str, Any]]:
     return {name: read_json(path) for name in runs() if (path := RESULTS / f"{name}.json").is_file()}
 
 
-def verdict(run: dict[str, Any]) -> str:
-    """Kept if the out-of-fold log loss is lower; whether the interval of the difference says more than chance is said beside."""
+def verdict(run: dict[str, Any], kept_for: str | None = None) -> str:
+    """Kept if the out-of-fold log loss is lower; whether the interval of the difference says more than chance is said beside.
+
+    `kept_for`: what a step is kept for although its log loss is not lower.
+    """
     if "against" not in run:
         return "–"
     difference = run["against"]["log_loss_difference"]
     sure = "" if difference["ci95"][0] > 0 or difference["ci95"][1] < 0 else ", could be chance"
-    return ("kept" if difference["value"] < 0 else "dropped") + sure
+    if difference["value"] < 0:
+        return "kept" + sure
+    return (f"kept for {kept_for}, not its log loss" if kept_for else "dropped") + sure
 
 
 def render(made: dict[str, dict[str, Any]]) -> str:
@@ -139,13 +144,14 @@ def render(made: dict[str, dict[str, Any]]) -> str:
         run, step = made[name], STEPS[name]
         difference = f"{_signed(run['against']['log_loss_difference'])} to `{step.against}`" if "against" in run else "–"
         cells = [f"`{name}`", step.change, figure_text(run["log_loss"]), difference, *_aucs(run), str(run["training_minutes"])]
-        lines.append(f"| {' | '.join([*cells, verdict(run)])} |")
+        lines.append(f"| {' | '.join([*cells, verdict(run, step.kept_for)])} |")
     headline = {name: run for name, run in made.items() if name not in STEPS}
     if headline:
-        lines += ["", "## Headline: split seeds on which nothing was chosen", "", f"The params of `{HEADLINE}`.", ""]
-        lines += ["| split seed | log loss | slice ROC AUC | patient ROC AUC |", "|---|---|---|---|"]
+        lines += ["", "## Headline: split seeds on which nothing was chosen", ""]
+        lines += ["| split seed | params of | log loss | slice ROC AUC | patient ROC AUC |", "|---|---|---|---|---|"]
         for name, run in headline.items():
-            lines.append(f"| {name.split('-')[1]} | {figure_text(run['log_loss'])} | {' | '.join(_aucs(run))} |")
+            step, seed = name.rsplit("-", 1)
+            lines.append(f"| {seed} | `{step}` | {figure_text(run['log_loss'])} | {' | '.join(_aucs(run))} |")
     lines += ["", "## Commands", "", "```", *(run["command"] for run in made.values()), "```"]
     return "\n".join(lines) + "\n"
 
