@@ -24,7 +24,11 @@ def check_ranges(params: Params, file: str) -> None:
             "data.folder.positive",
             "apart from data.folder.negative",
         ),
-        (32 <= p.data.image_size <= 1024, "data.image_size", "between 32 and 1024"),
+        (
+            48 <= p.data.image_size <= 1024,
+            "data.image_size",
+            "between 48 and 1024: smaller, a batch of one slice leaves BatchNorm a single value",
+        ),
         (p.data.max_unreadable >= 0, "data.max_unreadable", "0 or more"),
         (p.data.phantom.patients >= 1, "data.phantom.patients", "1 or more"),
         (p.data.phantom.slices >= 4, "data.phantom.slices", "4 or more"),

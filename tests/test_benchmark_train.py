@@ -128,7 +128,7 @@ def test_five_folds_hold_out_every_patient_once_and_leave_no_time_uncounted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: TrainingSet
 ) -> None:
     monkeypatch.setattr("benchmarks.five_folds.make_set", lambda slices, size: data)
-    result = five_folds(LITE0, 32, 12, train_params(epochs=1, warmup_epochs=0.0), tmp_path)
+    result = five_folds(LITE0, 32, 12, train_params(epochs=1, warmup_epochs=0.0, batch_size=4), tmp_path)
     assert len(result["folds"]) == 5 and result["epochs"] == 1
     assert result["seconds"] >= sum(fold["seconds"] for fold in result["folds"]) - 0.1
     with pytest.raises(SystemExit):

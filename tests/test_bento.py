@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import requests
 import yaml
+from conftest import tiny_params, workspace
 from fakes import encode, fake_inputs, fake_release, grey_slice
 from serving import serve
 
@@ -77,8 +78,8 @@ def test_main_writes_release_and_bento(tmp_path: Path, monkeypatch: pytest.Monke
     built: list[Path] = []
     monkeypatch.setattr(stage, "bento_version", lambda root, version: version)
     monkeypatch.setattr(stage, "build_bento", lambda root, release, version, target: built.append(target))
-    monkeypatch.chdir(tmp_path)
-    stage.main()
+    with workspace(tmp_path, tiny_params()):
+        stage.main()
     assert len(load_release(tmp_path / "models" / "release").models) == 2 and built == [Path("models/bento/strokect.bento")]
 
 

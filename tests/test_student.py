@@ -158,11 +158,11 @@ def test_a_student_goes_through_safety_and_evaluation_into_a_release(taught: Tau
 
 
 def test_another_precision_trains_no_student_again(taught: Taught, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: Trainer, epoch: int) -> dict[str, float]:
+    def refuse(self: Trainer, *arguments: object) -> dict[str, float]:
         raise AssertionError("trained again")
 
     before = {name: sha256_file(taught.folder / f"models/student/{name}/model.safetensors") for name in ("0", "1", "all")}
-    monkeypatch.setattr(Trainer, "_epoch", refuse)
+    monkeypatch.setattr(Trainer, "train_epoch", refuse)
     params = student_params()
     params["export"].update(precision="int8")
     stale = taught.folder / ".strokect/resume/student-9-0123456789abcdef.pt"

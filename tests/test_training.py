@@ -171,7 +171,7 @@ def test_predicting_leaves_the_network_as_it_was() -> None:
 
 
 def test_augmentation_off_changes_nothing_and_on_keeps_the_range() -> None:
-    on = AugmentParams(1.0, 12.0, 0.1, 0.05, True, 0.04, 0.1, 0.03, 0.5)
+    on = AugmentParams(1.0, 12.0, 0.1, 0.05, True, 0.04, 0.1, 0.03, 0.5, bleeds=0.0)
     images = torch.randint(0, 256, (8, 1, 32, 32), dtype=torch.uint8)
     torch.testing.assert_close(augment(images, dataclasses.replace(on, strength=0.0)), images.float())
     out = augment(images, on)
@@ -182,7 +182,7 @@ def test_augmentation_off_changes_nothing_and_on_keeps_the_range() -> None:
 
 
 def test_augmentation_with_only_mirroring_gives_the_slice_or_its_mirror() -> None:
-    only = AugmentParams(1.0, 0.0, 0.0, 0.0, True, 0.0, 0.0, 0.0, 0.0)
+    only = AugmentParams(1.0, 0.0, 0.0, 0.0, True, 0.0, 0.0, 0.0, 0.0, bleeds=0.0)
     images = torch.randint(0, 256, (16, 1, 12, 12), dtype=torch.uint8)
     mirrored = 0
     for given, got in zip(images.float(), augment(images, only), strict=True):
