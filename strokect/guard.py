@@ -1,0 +1,143 @@
+"""The guard in front of BentoML: who may ask, what comes in, how much at once; every answer gets the same headers.
+
+It answers the page and the OpenAPI document itself. Of the routes that compute, BentoML sees a request without its upload.
+"""
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+from strokect import monitoring
+from strokect.access import Access, cors_headers, security_headers
+from strokect.admission import Admission
+from strokect.http import EXCHANGE, App, Exchange, HttpError, Receive, Reply, Scope, Send
+from strokect.openapi import document
+from strokect.settings import Settings
+from strokect.uploads import file_parts, read_body, without_body
+
+logger = logging.getLogger("bentoml.strokect")  # BentoML shows INFO of its own loggers only
+
+PROBES = ("/livez", "/readyz", "/healthz")
+OTHERS = ("/model", "/metrics", "/schema.json")  # what BentoML and the mounted app answer besides
+OPENAPI = "/docs.json"
+MEDIA_TYPES = {".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A route that takes files: the field they come in, and whether there may be many, which get more time."""
+
+    field: str
+    many: bool = False
+
+
+UPLOADS = {
+    "/predict": Upload("image"),
+    "/explain": Upload("image"),
+    "/view": Upload("image"),
+    "/predict_series": Upload("series", many=True),
+}
+
+
+def read_page(folder: Path) -> dict[str, tuple[bytes, str]]:
+    """The static page: address → content and media type. The index is at `/`."""
+    files = {path.name: (path.read_bytes(), MEDIA_TYPES[path.suffix]) for path in sorted(folder.iterdir())}
+    return {"/" if name == "index.html" else f"/{name}": content for name, content in files.items()}
+
+
+class Guard:
+    """ASGI middleware around the whole service."""
+
+    def __init__(self, app: App, settings: Settings, admission: Admission, page: Mapping[str, tuple[bytes, str]]):
+        self.app, self.settings, self.admission, self.page = app, settings, admission, page
+        self.access = Access(settings)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        path = scope["path"]
+        known = path in self.page or path in UPLOADS or path in (*PROBES, *OTHERS, OPENAPI)
+        exchange = Exchange(path if known else "(unknown)")
+        EXCHANGE.set(exchange)
+        headers = security_headers(page=path in self.page) | cors_headers(_headers(scope), self.settings)
+        reply = Reply(send, headers)
+        try:
+            await self._serve(exchange, scope, receive, reply)
+        except HttpError as error:
+            await reply.error(error)
+        except Exception as error:
+            logger.error("request %s failed: %s", exchange.request_id, type(error).__name__, exc_info=True)
+            if reply.status:
+                raise  # half an answer is out; the server closes the connection
+            await reply.error(HttpError(500))
+        finally:
+            if path not in PROBES:
+                seconds = time.monotonic() - exchange.started
+                monitoring.count_http(exchange.route, reply.status)
+                if exchange.route in UPLOADS:
+                    monitoring.observe_phase("total", seconds)
+                status = reply.status or "-"
+                logger.info(
+                    "request %s: %s %s %s %.1f ms", exchange.request_id, scope["method"], exchange.route, status, 1000 * seconds
+                )
+
+    async def _serve(self, exchange: Exchange, scope: Scope, receive: Receive, reply: Reply) -> None:
+        path, method, upload = scope["path"], scope["method"], UPLOADS.get(scope["path"])
+        headers = _headers(scope)
+        if method == "OPTIONS" and "access-control-request-method" in headers:
+            await reply.content(b"", "text/plain")  # the CORS headers are on every answer
+            return
+        if method in ("GET", "HEAD") and path in self.page:
+            content, media_type = self.page[path]
+            await reply.content(content if method == "GET" else b"", media_type)
+            return
+        if path not in PROBES:
+            exchange.token_id = self.access.check(headers)
+        if method in ("GET", "HEAD") and path == OPENAPI:
+            await reply.content(document(), "application/json")
+            return
+        if exchange.route == "(unknown)":
+            raise HttpError(404)
+        if method == "POST" and upload:
+            await self._compute(exchange, upload, scope, receive, reply)
+        else:
+            if method not in ("GET", "HEAD", "OPTIONS"):
+                await read_body(scope, receive, self.settings.max_body_mb * 2**20)  # read and dropped
+            await self.app(*without_body(scope, receive, None), reply)
+
+    async def _compute(self, exchange: Exchange, upload: Upload, scope: Scope, receive: Receive, reply: Reply) -> None:
+        """A request that computes: its files are taken out, then it waits for its turn."""
+        if self.admission.full():
+            raise self.admission.busy_error()
+        body = await read_body(scope, receive, self.settings.max_body_mb * 2**20)
+        if body is None:
+            return  # the client hung up
+        exchange.uploads = await file_parts(scope, body, upload.field, self.settings.max_slices if upload.many else 1)
+        del body
+        exchange.query = dict(parse_qsl(scope["query_string"].decode("latin-1"), max_num_fields=16))
+        exchange.accept = _headers(scope).get("accept", "")
+        arrived = time.monotonic()
+        exchange.deadline = arrived + (self.settings.series_deadline_s if upload.many else self.settings.deadline_s)
+        exchange.slot = await self.admission.enter(exchange.deadline)
+        monitoring.observe_phase("queue", time.monotonic() - arrived)
+        try:
+            await self.app(*without_body(scope, receive, upload.field), reply)
+        finally:
+            exchange.slot.leave()
+
+
+def _headers(scope: Scope) -> dict[str, str]:
+    """Request headers by lower-case name; the last of a name counts."""
+    raw: list[tuple[bytes, bytes]] = scope["headers"]
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in raw}
+
+
+def describe(settings: Settings) -> dict[str, Any]:
+    """The settings for GET /model."""
+    return settings.public()
