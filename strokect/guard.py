@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qsl
 
 from strokect import monitoring
@@ -108,14 +107,16 @@ class Guard:
             await self._compute(exchange, upload, scope, receive, reply)
         else:
             if method not in ("GET", "HEAD", "OPTIONS"):
-                await read_body(scope, receive, self.settings.max_body_mb * 2**20)  # read and dropped
+                await read_body(scope, receive, self.settings.max_body_mb * 2**20, keep=False)
             await self.app(*without_body(scope, receive, None), reply)
 
     async def _compute(self, exchange: Exchange, upload: Upload, scope: Scope, receive: Receive, reply: Reply) -> None:
         """A request that computes: its files are taken out, then it waits for its turn."""
+        limit = self.settings.max_body_mb * 2**20
         if self.admission.full():
+            await read_body(scope, receive, limit, keep=False)  # a client that is still sending could not read the answer
             raise self.admission.busy_error()
-        body = await read_body(scope, receive, self.settings.max_body_mb * 2**20)
+        body = await read_body(scope, receive, limit)
         if body is None:
             return  # the client hung up
         exchange.uploads = await file_parts(scope, body, upload.field, self.settings.max_slices if upload.many else 1)
@@ -137,7 +138,3 @@ def _headers(scope: Scope) -> dict[str, str]:
     raw: list[tuple[bytes, bytes]] = scope["headers"]
     return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in raw}
 
-
-def describe(settings: Settings) -> dict[str, Any]:
-    """The settings for GET /model."""
-    return settings.public()

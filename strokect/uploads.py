@@ -25,8 +25,8 @@ class MemoryParser(MultiPartParser):
     spool_max_size = 2**40
 
 
-async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes | None:
-    """The whole body, or None when the client hung up. Over `limit` bytes: 413; too slow: 408."""
+async def read_body(scope: Scope, receive: Receive, limit: int, *, keep: bool = True) -> bytes | None:
+    """The whole body, or None when the client hung up. Over `limit` bytes: 413; too slow: 408. Without `keep` it is dropped."""
     declared = dict(scope["headers"]).get(b"content-length", b"0")
     if not declared.isdigit():
         raise HttpError(400)
@@ -43,7 +43,7 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes | None:
                     return None
                 chunk = message.get("body", b"")
                 size += len(chunk)
-                if size > limit:
+                if size > limit or not keep:
                     chunks.clear()
                 else:
                     chunks.append(chunk)
