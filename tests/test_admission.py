@@ -140,7 +140,7 @@ def test_who_comes_back_is_told_how_long_what_is_ahead_takes() -> None:
 
 def test_many_requests_many_threads_and_clients_that_hang_up_lose_no_slot() -> None:
     async def work() -> None:
-        admission, at_once, most = Admission(computing=3, queue=60), 0, 0
+        admission, at_once, most = Admission(computing=3, queue=300), 0, 0
         guard = threading.Lock()
 
         def compute(slot: Slot) -> None:
@@ -172,7 +172,8 @@ def test_many_requests_many_threads_and_clients_that_hang_up_lose_no_slot() -> N
             if number % 20 == 19:
                 await asyncio.sleep(0.03)
         results = await asyncio.gather(*tasks, return_exceptions=True)
-        assert {r for r in results if isinstance(r, int)} <= {200, 429, 504} and results.count(200) > 60
+        assert {result for n, result in enumerate(results) if n % 3 and n % 7} == {200}
+        assert {result for result in results if isinstance(result, int)} <= {200, 504}
         await asyncio.sleep(0.1)
         assert admission.busy == 0 and not admission.waiting and 1 < most <= 3
 
