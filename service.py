@@ -37,7 +37,6 @@ SETTINGS = read_settings()
 ADMISSION = Admission(SETTINGS.computing, SETTINGS.queue)
 PAGE = read_page(Path(__file__).parent / "page")
 File = Annotated[Path, ContentType("application/octet-stream")]
-Answer = TypeVar("Answer", Prediction, SeriesPrediction, Response)
 
 json_log.install(SETTINGS.log_format)
 lifecycle.listen_for_workers()
@@ -52,30 +51,25 @@ def show_model(request: Request) -> JSONResponse:
     return JSONResponse(predictor.describe() | about)
 
 
-# BentoML's timeout answers in a shape of its own and leaves the work running, so it is set out of reach. Its access log and its
-# metrics write any path a client makes up; the guard's do not. Its own routes are POST only, hence the mounted app.
-@bentoml.service(
-    name="strokect",
-    traffic={"timeout": 3600},
-    logging={"access": {"enabled": False}},
-    metrics={"enabled": True},
-    threads=SETTINGS.computing,
-)
+# BentoML's timeout answers in a shape of its own and leaves the work running, so it is set out of reach. Its access log writes
+# any path a client makes up; the guard's does not. Its own routes are POST only, hence the mounted app.
+@bentoml.service(name="strokect", traffic={"timeout": 3600}, logging={"access": {"enabled": False}}, threads=SETTINGS.computing)
 @bentoml.asgi_app(Starlette(routes=[Route("/model", show_model)]))
 class StrokeCT:
     """Classifies brain CT slices and series. Research software, not a medical device."""
 
     def __init__(self) -> None:
         self.predictor: Predictor | None = None
-        self.pool = DecodePool(SETTINGS.decode_workers, SETTINGS.decode_timeout_s, SETTINGS.decode_memory_mb)
-        self.audit_log = AuditLog(SETTINGS.audit_log)
         lifecycle.end_within_grace()
+        self.pool = DecodePool(SETTINGS.decode_workers, SETTINGS.decode_timeout_s, SETTINGS.decode_memory_mb)
         try:
             self.predictor = Predictor(SETTINGS.release)
+            self.audit_log = AuditLog(SETTINGS.audit_log)
             monitoring.set_model(self.predictor.release.version)
             logger.info("release %s loaded, %d folds", self.predictor.release.version, len(self.predictor.release.models))
         except Exception as error:
             # Raising would make BentoML restart the worker for ever; alive but not ready can be seen and diagnosed.
+            self.predictor = None
             logger.error("not ready: %s", error, exc_info=not isinstance(error, StrokectError))
             lifecycle.give_up_after(SETTINGS.exit_after_s, "the model could not be loaded")
 
@@ -87,46 +81,100 @@ class StrokeCT:
         """Leave no decoding process behind."""
         self.pool.close()
 
+    # The files of a request are in its exchange; what BentoML hands over are stand-ins (strokect/uploads.py).
+
     @bentoml.api(route="/predict")
     def predict(self, image: File) -> Prediction:
         """Judge one slice (PNG, JPEG or uncompressed DICOM)."""
+        return self._answer(lambda predictor, exchange: self._explain(predictor, exchange)[0])
 
-        def work(predictor: Predictor, exchange: Exchange) -> Prediction:
-            (data,) = exchange.uploads
-            picture = self._decode(data, exchange)
-            return predictor.predict(data, exchange.request_id, exchange.deadline, picture)
+    @bentoml.api(route="/explain")
+    def explain(self, image: File) -> Annotated[Path, ContentType("image/png")]:
+        """Judge one slice and show what speaks for the target: a picture, numbers or DICOM."""
+
+        def work(predictor: Predictor, exchange: Exchange) -> Response:
+            wanted_format(exchange)  # refused before anything is computed
+            prediction, picture, activation = self._explain(predictor, exchange)
+            return explain(exchange, picture, prediction, activation)
+
+        return self._answer(work)
+
+    @bentoml.api(route="/view")
+    def view(self, image: File) -> Annotated[Path, ContentType("image/png")]:
+        """The slice itself, in a window of one's own if it is DICOM."""
+
+        def work(predictor: Predictor, exchange: Exchange) -> Response:
+            level, width = window_of(exchange.query)
+            png = self.pool.view(exchange.uploads[0], level, width, exchange.deadline)
+            return Response(png, media_type="image/png")
 
         return self._answer(work)
 
     @bentoml.api(route="/predict_series")
     def predict_series(self, series: list[File]) -> SeriesPrediction:
-        """Judge a whole series (a zip of DICOM files, or several parts)."""
+        """Judge a whole series: a zip of DICOM files, or its files as several parts."""
 
         def work(predictor: Predictor, exchange: Exchange) -> SeriesPrediction:
-            began = time.monotonic()
-            members = self.pool.members(exchange.uploads, exchange.deadline, SETTINGS.max_slices)
-            monitoring.observe_phase("decode", time.monotonic() - began)
-            return predictor.predict_series(members, exchange.request_id, exchange.deadline)
+            with monitoring.phase("decode"):
+                members = self.pool.members(exchange.uploads, exchange.deadline, SETTINGS.max_slices)
+            with monitoring.phase("judge"):
+                answer = predictor.predict_series(members, exchange.request_id, exchange.deadline)
+            self._record(exchange, answer)
+            return answer
 
         return self._answer(work)
 
-    @bentoml.api(route="/explain")
-    def explain(self, image: File) -> Response:
-        """Judge one slice and show where the answer comes from."""
+    def _explain(self, predictor: Predictor, exchange: Exchange) -> tuple[Prediction, Picture, NDArray[np.float32]]:
+        """Decode and judge the one picture of an exchange, and write the answer down."""
+        (data,) = exchange.uploads
+        with monitoring.phase("decode"):
+            picture = self.pool.picture(data, exchange.deadline)
+        with monitoring.phase("judge"):
+            prediction, activation = predictor.explain(data, picture, exchange.deadline, exchange.request_id)
+        self._record(exchange, prediction)
+        return prediction, picture, activation
 
-        def work(predictor: Predictor, exchange: Exchange) -> Response:
-            (data,) = exchange.uploads
-            prediction, activation = predictor.explain(data, self._decode(data, exchange), exchange.request_id, exchange.deadline)
-            return explain(exchange, prediction, activation)
+    def _answer(self, work: Callable[[Predictor, Exchange], Any]) -> Any:
+        """Do the work of a request in its slot; whatever goes wrong is an error of our one shape, and never a label."""
+        exchange = EXCHANGE.get()
+        try:
+            assert exchange.slot is not None  # the guard lets nothing compute without
+            with exchange.slot.work():
+                if self.predictor is None:
+                    raise HttpError(503)
+                return work(self.predictor, exchange)
+        except ImageError as error:
+            problem = HttpError(IMAGE_STATUS.get(error.code, 422), error.code, str(error))
+        except NoResultError as error:
+            logger.error("request %s: %s", exchange.request_id, error)
+            problem = HttpError(500, "no_result", "the model gave no usable number for this picture")
+        except DeadlineError:
+            problem = HttpError(504)
+        except NotInstalledError as error:
+            problem = HttpError(501, message=str(error))
+        except HttpError as error:
+            problem = error
+        # BentoML sends a Response as it is. A union in the annotations instead would break its schema.
+        return problem.response()
 
-        return self._answer(work)
+    def _record(self, exchange: Exchange, answer: Prediction | SeriesPrediction) -> None:
+        """Metrics and the audit line of an answer, before it goes out: an answer that cannot be written down is not given."""
+        codes = reason_codes(answer)
+        monitoring.count_decision(answer.decision, codes)
+        monitoring.observe_scores(answer.probability, answer.ood.score if isinstance(answer, Prediction) else None)
+        self.audit_log.write(
+            {
+                "request_id": exchange.request_id,
+                "token_id": exchange.token_id,
+                "route": exchange.route,
+                "input_sha256": answer.input_sha256,
+                "model_version": answer.model_version,
+                "decision": answer.decision,
+                "reasons": codes,
+                "latency_ms": answer.latency_ms,
+                "status": 200,
+            }
+        )
 
-    @bentoml.api(route="/view")
-    def view(self, image: File) -> Response:
-        """The slice itself as a PNG, in a window of one's choice if it is DICOM."""
 
-        def work(predictor: Predictor, exchange: Exchange) -> Response:
-            (data,) = exchange.uploads
-            return Response(self.pool.view(data, *window_of(exchange.query), exchange.deadline), media_type="image/png")
-
-        return self._answer(work)
+StrokeCT.add_asgi_middleware(Guard, settings=SETTINGS, admission=ADMISSION, page=PAGE)  # type: ignore[attr-defined]  # the decorator made it a bentoml Service

@@ -3,6 +3,7 @@
 It answers the page and the OpenAPI document itself. Of the routes that compute, BentoML sees a request without its upload.
 """
 
+import json
 import logging
 import time
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl
 
 from strokect import monitoring
-from strokect.access import Access, cors_headers, security_headers
+from strokect.access import OPEN_PATHS, Access, cors_headers, preflight_headers, security_headers
 from strokect.admission import Admission
 from strokect.http import EXCHANGE, App, Exchange, HttpError, Receive, Reply, Scope, Send
 from strokect.openapi import document
@@ -54,6 +55,7 @@ class Guard:
     def __init__(self, app: App, settings: Settings, admission: Admission, page: Mapping[str, tuple[bytes, str]]):
         self.app, self.settings, self.admission, self.page = app, settings, admission, page
         self.access = Access(settings)
+        self.document = (json.dumps(document()).encode(), "application/json")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -64,8 +66,8 @@ class Guard:
         known = path in self.page or path in UPLOADS or path in (*PROBES, *OTHERS, OPENAPI)
         exchange = Exchange(path if known else "(unknown)")
         EXCHANGE.set(exchange)
-        headers = security_headers(page=path in self.page) | cors_headers(_headers(scope), self.settings)
-        reply = Reply(send, headers)
+        headers, origins = scope["headers"], self.settings.cors_origins
+        reply = Reply(send, [*security_headers(path), *cors_headers(headers, origins)])
         try:
             await self._serve(exchange, scope, receive, reply)
         except HttpError as error:
@@ -88,27 +90,26 @@ class Guard:
 
     async def _serve(self, exchange: Exchange, scope: Scope, receive: Receive, reply: Reply) -> None:
         path, method, upload = scope["path"], scope["method"], UPLOADS.get(scope["path"])
-        headers = _headers(scope)
-        if method == "OPTIONS" and "access-control-request-method" in headers:
-            await reply.content(b"", "text/plain")  # the CORS headers are on every answer
+        preflight = preflight_headers(scope["headers"], self.settings.cors_origins) if method == "OPTIONS" else None
+        if preflight is not None:
+            await reply.nothing(preflight)
             return
-        if method in ("GET", "HEAD") and path in self.page:
-            content, media_type = self.page[path]
-            await reply.content(content if method == "GET" else b"", media_type)
-            return
-        if path not in PROBES:
-            exchange.token_id = self.access.check(headers)
-        if method in ("GET", "HEAD") and path == OPENAPI:
-            await reply.content(document(), "application/json")
-            return
-        if exchange.route == "(unknown)":
-            raise HttpError(404)
+        if path not in OPEN_PATHS:
+            exchange.token_id = self.access.check(scope["headers"])
         if method == "POST" and upload:
             await self._compute(exchange, upload, scope, receive, reply)
-        else:
-            if method not in ("GET", "HEAD", "OPTIONS"):
-                await read_body(scope, receive, self.settings.max_body_mb * 2**20, keep=False)
+            return
+        if method not in ("GET", "HEAD"):
+            await read_body(scope, receive, self.settings.max_body_mb * 2**20, keep=False)
+        if exchange.route == "(unknown)":
+            raise HttpError(404)
+        ours = self.page.get(path) or (self.document if path == OPENAPI else None)
+        if ours is None:
             await self.app(*without_body(scope, receive, None), reply)
+        elif method in ("GET", "HEAD"):
+            await reply.content(*ours, head=method == "HEAD")
+        else:
+            raise HttpError(405, headers={"Allow": "GET, HEAD"})
 
     async def _compute(self, exchange: Exchange, upload: Upload, scope: Scope, receive: Receive, reply: Reply) -> None:
         """A request that computes: its files are taken out, then it waits for its turn."""
@@ -122,7 +123,7 @@ class Guard:
         exchange.uploads = await file_parts(scope, body, upload.field, self.settings.max_slices if upload.many else 1)
         del body
         exchange.query = dict(parse_qsl(scope["query_string"].decode("latin-1"), max_num_fields=16))
-        exchange.accept = _headers(scope).get("accept", "")
+        exchange.accept = dict(scope["headers"]).get(b"accept", b"").decode("latin-1")
         arrived = time.monotonic()
         exchange.deadline = arrived + (self.settings.series_deadline_s if upload.many else self.settings.deadline_s)
         exchange.slot = await self.admission.enter(exchange.deadline)
@@ -131,10 +132,4 @@ class Guard:
             await self.app(*without_body(scope, receive, upload.field), reply)
         finally:
             exchange.slot.leave()
-
-
-def _headers(scope: Scope) -> dict[str, str]:
-    """Request headers by lower-case name; the last of a name counts."""
-    raw: list[tuple[bytes, bytes]] = scope["headers"]
-    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in raw}
 

@@ -3,7 +3,7 @@
 import json
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Headers = Sequence[tuple[bytes, bytes]]  # as ASGI gives and takes them, names in lower case
 
 CODES = {
     400: ("bad_request", "the request cannot be understood"),
@@ -95,9 +96,9 @@ class HttpError(Exception):
 class Reply:
     """A `send` that adds our headers and turns every error body into the one shape."""
 
-    def __init__(self, send: Send, headers: Mapping[str, str]):
+    def __init__(self, send: Send, headers: Headers):
         self.send = send
-        self.headers = dict(headers)  # of every answer; an answer's own ones of the same name give way
+        self.headers = headers  # of every answer; an answer's own ones of the same name give way
         self.status = 0  # 0 until the answer has begun
         self._held: Message | None = None
         self._content = b""
@@ -122,11 +123,16 @@ class Reply:
         headers = [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
         await self._json(error.status, error.body(), headers)
 
-    async def content(self, body: bytes, media_type: str, headers: Mapping[str, str] | None = None) -> None:
-        """Send a whole answer with status 200."""
-        own = {"content-type": media_type, "content-length": str(len(body)), **(headers or {})}
-        await self._start(200, [(name.lower().encode(), value.encode()) for name, value in own.items()])
-        await self.send({"type": "http.response.body", "body": body})
+    async def content(self, body: bytes, media_type: str, *, head: bool = False) -> None:
+        """Send a whole answer with status 200; to a HEAD request without its body."""
+        own = [(b"content-type", media_type.encode()), (b"content-length", str(len(body)).encode())]
+        await self._start(200, own)
+        await self.send({"type": "http.response.body", "body": b"" if head else body})
+
+    async def nothing(self, headers: Headers) -> None:
+        """Send 204 with these headers."""
+        await self._start(204, list(headers))
+        await self.send({"type": "http.response.body", "body": b""})
 
     async def _finish(self, held: Message) -> None:
         kept = [(k, v) for k, v in held.get("headers", []) if k.lower() in (b"allow", b"retry-after", b"www-authenticate")]
@@ -144,7 +150,7 @@ class Reply:
 
     async def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self.status = status
-        ours = {name.lower().encode(): value.encode() for name, value in self.headers.items()}
-        ours[b"x-request-id"] = request_id().encode()
-        kept = [(name, value) for name, value in headers if name.lower() not in ours]
-        await self.send({"type": "http.response.start", "status": status, "headers": [*kept, *ours.items()]})
+        ours = [*self.headers, (b"x-request-id", request_id().encode())]
+        names = {name for name, _ in ours} | {b"server", b"x-bentoml-request-id"}  # the last two tell what runs here
+        kept = [(name, value) for name, value in headers if name.lower() not in names]
+        await self.send({"type": "http.response.start", "status": status, "headers": [*kept, *ours]})
