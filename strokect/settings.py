@@ -184,7 +184,7 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     """Read and check every STROKECT_* variable. Raises SettingsError naming the variable and what is allowed."""
     known = [variable.full_name for variables in _variables().values() for variable in variables]
     for name in sorted(name for name in environ if name.startswith(PREFIX) and name not in (*known, *NOT_OURS)):
-        close = difflib.get_close_matches(name, known, n=1)
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)  # the prefix alone makes all of them alike
         hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
         raise SettingsError(f"{name} is not a known setting; {hint}")
     values: dict[str, Any] = {}
