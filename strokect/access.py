@@ -6,29 +6,27 @@ import math
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 
 from strokect.http import HttpError
 from strokect.settings import Settings
 
-Headers = Sequence[tuple[bytes, bytes]]  # as ASGI gives and takes them, names in lower case
+Headers = Mapping[str, str]  # names in lower case
 
-PAGE_FILES = ("/", "/page.css", "/page.js")
-OPEN_PATHS = frozenset({*PAGE_FILES, "/livez", "/readyz"})  # need no token: probes, and the page that asks for one
-SECURITY_HEADERS: Headers = (
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cache-control", b"no-store"),
-    (b"x-frame-options", b"DENY"),
-    (b"cross-origin-opener-policy", b"same-origin"),
-    (b"cross-origin-resource-policy", b"same-origin"),
-    (b"permissions-policy", b"camera=(), microphone=(), geolocation=(), payment=(), usb=()"),
-)
+SECURITY_HEADERS = {
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+    "x-frame-options": "DENY",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), microphone=(), geolocation=(), payment=(), usb=()",
+}
 # base-uri, form-action and frame-ancestors do not fall back to default-src.
 CLOSED = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 PAGE_POLICY = f"{CLOSED}; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'"
-EXPOSED = b"X-Decision, X-Probability, X-Threshold, X-Model-Version, X-Request-Id, X-Reasons, Retry-After"
-BEARER = re.compile(rb"bearer +(\S+) *", re.IGNORECASE)
+EXPOSED = "X-Decision, X-Probability, X-Threshold, X-Model-Version, X-Request-Id, X-Reasons, Retry-After"
+BEARER = re.compile(r"bearer +(\S+) *", re.IGNORECASE)
 
 
 class Bucket:
@@ -74,48 +72,40 @@ class Access:
         return name
 
     def _identify(self, headers: Headers) -> str:
-        values = [value for key, value in headers if key == b"authorization"]
-        found = BEARER.fullmatch(values[0]) if len(values) == 1 else None
+        found = BEARER.fullmatch(headers.get("authorization", ""))
         if found is None:
             raise HttpError(401, headers={"WWW-Authenticate": 'Bearer realm="strokect"'})
         # Equal lengths, every token, no early exit: the time taken tells nothing about any token or how many there are before it.
-        digest = hashlib.sha256(found[1]).digest()
+        digest = hashlib.sha256(found[1].encode()).digest()
         matches = [hmac.compare_digest(digest, known) for _, known in self._digests]
         if True not in matches:
             raise HttpError(401, headers={"WWW-Authenticate": 'Bearer realm="strokect", error="invalid_token"'})
         return self._digests[matches.index(True)][0]
 
 
-def security_headers(path: str) -> list[tuple[bytes, bytes]]:
-    """What every answer carries. Only the page may load anything, and that only from here."""
-    policy = PAGE_POLICY if path in PAGE_FILES else CLOSED
-    return [*SECURITY_HEADERS, (b"content-security-policy", policy.encode())]
+def security_headers(page: bool) -> dict[str, str]:
+    """What every answer carries. Only a file of the page may load anything, and that only from here."""
+    return SECURITY_HEADERS | {"content-security-policy": PAGE_POLICY if page else CLOSED}
 
 
-def cors_headers(headers: Headers, origins: Sequence[str]) -> list[tuple[bytes, bytes]]:
-    """What lets a page of an allowed origin read the answer to a request with these headers; nothing without `origins`."""
-    if not origins:
-        return []
-    answer = [(b"vary", b"Origin")]
-    origin = dict(headers).get(b"origin", b"")
-    if origin and (origins[0] == "*" or origin.decode("latin-1") in origins):
-        answer += [(b"access-control-allow-origin", b"*" if origins[0] == "*" else origin)]
-        answer += [(b"access-control-expose-headers", EXPOSED)]
-    return answer
+def cors_headers(headers: Headers, settings: Settings) -> dict[str, str]:
+    """What lets a page of an allowed origin read the answer to a request with these headers, preflight included.
 
-
-def preflight_headers(headers: Headers, origins: Sequence[str]) -> list[tuple[bytes, bytes]] | None:
-    """The headers of the 204 that answers a CORS preflight (an OPTIONS request, which browsers send without the token).
-
-    None when this is no preflight of an allowed origin: then it is to be treated as any other request.
+    Browsers send a preflight (OPTIONS) without the token, so it must be answered before the token is asked for.
     """
-    allowed = cors_headers(headers, origins)
-    if len(allowed) < 2 or b"access-control-request-method" not in dict(headers):
-        return None
-    methods, names = b"GET, POST", b"Authorization, Content-Type"
-    return [
-        *allowed,
-        (b"access-control-allow-methods", methods),
-        (b"access-control-allow-headers", names),
-        (b"access-control-max-age", b"600"),
-    ]
+    if not settings.cors_origins:
+        return {}
+    origin = headers.get("origin", "")
+    answer = {"vary": "Origin"}
+    if "*" in settings.cors_origins:
+        answer["access-control-allow-origin"] = "*"
+    elif origin in settings.cors_origins:
+        answer["access-control-allow-origin"] = origin
+    else:
+        return answer
+    answer["access-control-expose-headers"] = EXPOSED
+    if "access-control-request-method" in headers:
+        answer["access-control-allow-methods"] = "GET, POST"
+        answer["access-control-allow-headers"] = "Authorization, Content-Type"
+        answer["access-control-max-age"] = "600"
+    return answer
