@@ -19,6 +19,8 @@ from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from strokect import monitoring
+
 logger = logging.getLogger("bentoml.strokect")  # BentoML shows INFO of its own loggers only
 
 Scope = MutableMapping[str, Any]
@@ -107,6 +109,7 @@ class Guard:
             if scope["path"] not in PROBES:
                 path = scope["path"] if scope["path"] in PATHS else "(unknown)"  # a made-up path may hold a name
                 took = 1000 * (time.perf_counter() - start)
+                monitoring.count_http(path, reply.status)
                 logger.info("request %s: %s %s %s %.1f ms", REQUEST_ID.get(), scope["method"], path, reply.status or "-", took)
 
     async def _serve(self, scope: Scope, receive: Receive, reply: "Reply") -> None:
