@@ -34,11 +34,12 @@ from strokect.settings import read_settings
 logger = logging.getLogger("bentoml.strokect")  # BentoML shows INFO of its own loggers only
 
 SETTINGS = read_settings()
-ADMISSION = Admission(SETTINGS.computing, SETTINGS.queue)
+ADMISSION = Admission(SETTINGS.computing, SETTINGS.queue, monitoring.set_load)
 PAGE = read_page(Path(__file__).parent / "page")
 File = Annotated[Path, ContentType("application/octet-stream")]
 
-json_log.install(SETTINGS.log_format)
+if SETTINGS.log_format == "json":
+    json_log.install()
 lifecycle.listen_for_workers()
 
 
@@ -51,21 +52,35 @@ def show_model(request: Request) -> JSONResponse:
     return JSONResponse(predictor.describe() | about)
 
 
+def show_metrics(request: Request) -> Response:
+    """GET /metrics."""
+    content, media_type = monitoring.exposition()
+    return Response(content, media_type=media_type)
+
+
 # BentoML's timeout answers in a shape of its own and leaves the work running, so it is set out of reach. Its access log writes
-# any path a client makes up; the guard's does not. Its own routes are POST only, hence the mounted app.
-@bentoml.service(name="strokect", traffic={"timeout": 3600}, logging={"access": {"enabled": False}}, threads=SETTINGS.computing)
-@bentoml.asgi_app(Starlette(routes=[Route("/model", show_model)]))
+# any path a client makes up, and its metrics keep every such path as a label for ever; the guard's and monitoring's do not. Its
+# own routes are POST only, hence the mounted app.
+@bentoml.service(
+    name="strokect",
+    traffic={"timeout": 3600},
+    threads=SETTINGS.computing,
+    logging={"access": {"enabled": False}},
+    metrics={"enabled": False},
+)
+@bentoml.asgi_app(Starlette(routes=[Route("/model", show_model), Route("/metrics", show_metrics)]))
 class StrokeCT:
     """Classifies brain CT slices and series. Research software, not a medical device."""
 
     def __init__(self) -> None:
         self.predictor: Predictor | None = None
         lifecycle.end_within_grace()
+        monitoring.start_metrics()
         self.pool = DecodePool(SETTINGS.decode_workers, SETTINGS.decode_timeout_s, SETTINGS.decode_memory_mb)
         try:
             self.predictor = Predictor(SETTINGS.release)
             self.audit_log = AuditLog(SETTINGS.audit_log)
-            monitoring.set_model(self.predictor.release.version)
+            monitoring.set_ready(self.predictor.release.version)
             logger.info("release %s loaded, %d folds", self.predictor.release.version, len(self.predictor.release.models))
         except Exception as error:
             # Raising would make BentoML restart the worker for ever; alive but not ready can be seen and diagnosed.

@@ -9,7 +9,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -53,6 +53,7 @@ class Admission:
 
     computing: int
     queue: int
+    tell: Callable[[int, int], None] = lambda queued, computing: None  # at every change
     lock: threading.Lock = field(default_factory=threading.Lock)
     busy: int = 0
     mean_s: float = 0.0  # running mean of how long a request computes
@@ -63,11 +64,13 @@ class Admission:
         with self.lock:
             if self.busy < self.computing and not self.waiting:
                 self.busy += 1
+                self._tell()
                 return Slot(self)
             if len(self.waiting) >= self.queue:
                 raise HttpError(429, headers={"Retry-After": str(self._retry_after())})
             turn = asyncio.get_running_loop().create_future()
             self.waiting.append(turn)
+            self._tell()
         try:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                 await turn
@@ -76,6 +79,7 @@ class Admission:
                 handed_over = turn not in self.waiting  # in this very moment
                 if not handed_over:
                     self.waiting.remove(turn)
+                    self._tell()
             if handed_over:
                 self.free(Slot(self))
             if isinstance(error, TimeoutError):
@@ -96,8 +100,10 @@ class Admission:
                 turn = self.waiting.popleft()
                 if not turn.get_loop().is_closed():
                     turn.get_loop().call_soon_threadsafe(_hand_over, turn)
-                    return
-            self.busy -= 1
+                    break
+            else:
+                self.busy -= 1
+            self._tell()
 
     def full(self) -> bool:
         """Whether a request that came now would be told to come back; asked before its body is read."""
@@ -108,6 +114,9 @@ class Admission:
         """The 429 for a request that is not let in."""
         with self.lock:
             return HttpError(429, headers={"Retry-After": str(self._retry_after())})
+
+    def _tell(self) -> None:
+        self.tell(len(self.waiting), self.busy)
 
     def _retry_after(self) -> int:
         ahead = (len(self.waiting) + 1) / self.computing

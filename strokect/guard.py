@@ -122,7 +122,7 @@ class Guard:
             return  # the client hung up
         exchange.uploads = await file_parts(scope, body, upload.field, self.settings.max_slices if upload.many else 1)
         del body
-        exchange.query = dict(parse_qsl(scope["query_string"].decode("latin-1"), max_num_fields=16))
+        exchange.query = _query(scope)
         exchange.accept = dict(scope["headers"]).get(b"accept", b"").decode("latin-1")
         arrived = time.monotonic()
         exchange.deadline = arrived + (self.settings.series_deadline_s if upload.many else self.settings.deadline_s)
@@ -133,3 +133,9 @@ class Guard:
         finally:
             exchange.slot.leave()
 
+
+def _query(scope: Scope) -> dict[str, str]:
+    try:
+        return dict(parse_qsl(scope["query_string"].decode("latin-1"), max_num_fields=16))
+    except ValueError:
+        raise HttpError(400) from None

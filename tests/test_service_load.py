@@ -53,7 +53,7 @@ def gauge(server: Server, name: str) -> float:
 def test_who_is_too_many_is_told_at_once_and_page_and_probes_answer(slow: Server) -> None:
     with ThreadPoolExecutor(2) as pool:
         inside: list[Future[requests.Response]] = [pool.submit(predict, slow, PNG) for _ in range(2)]
-        until(lambda: gauge(slow, "computing_requests") == 1 and gauge(slow, "queued_requests") == 1)
+        until(lambda: gauge(slow, "computing") == 1 and gauge(slow, "queue_depth") == 1)
         refused = predict(slow, PNG)
         for path in ("/", "/livez", "/readyz", "/model", "/metrics"):
             assert requests.get(f"{slow.url}{path}", timeout=30).status_code == 200, path
@@ -84,7 +84,7 @@ def test_after_fifty_timeouts_no_work_is_left(tmp_path: Path) -> None:
         with ThreadPoolExecutor(5) as pool:
             for response in pool.map(lambda _: predict(server, PNG), range(50)):
                 assert_error(response, 504, "timeout")
-        until(lambda: gauge(server, "computing_requests") == 0 and gauge(server, "queued_requests") == 0)
+        until(lambda: gauge(server, "computing") == 0 and gauge(server, "queue_depth") == 0)
         used = cpu_ticks(worker)
         time.sleep(1.0)
         assert cpu_ticks(worker) - used < 0.3 * os.sysconf("SC_CLK_TCK"), "something is still computing"
@@ -146,7 +146,7 @@ def test_a_request_in_flight_is_finished_when_the_service_is_told_to_end(tmp_pat
         decoders = [pid for worker in server.workers() for pid in children(worker)]
         assert decoders
         inside = pool.submit(predict, server, PNG)
-        until(lambda: gauge(server, "computing_requests") == 1)
+        until(lambda: gauge(server, "computing") == 1)
         began = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         assert inside.result().status_code == 200
@@ -239,7 +239,7 @@ def test_two_thousand_mixed_requests_leave_nothing_behind(tmp_path: Path) -> Non
             left = {path for path in temporary.rglob("*") if path.is_file()}
             statuses = list(pool.map(request, range(2000)))
         assert max(statuses) < 500 and statuses.count(200) > 1000
-        until(lambda: gauge(server, "computing_requests") == 0)
+        until(lambda: gauge(server, "computing") == 0)
         assert resident_mb(worker) < 1.05 * before, f"{before:.0f} → {resident_mb(worker):.0f} MB"
         assert threads(worker) <= had + 1 and server.workers() == [worker]
         assert {path for path in temporary.rglob("*") if path.is_file()} == left
