@@ -8,7 +8,6 @@ import io
 import math
 import secrets
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,7 +70,7 @@ def _read_header(data: bytes) -> tuple[Dataset | None, str]:
     stream.seek(132)
     wanted: list[BaseTag | int] = [Tag("TransferSyntaxUID"), Tag("MediaStorageSOPClassUID")]
     meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag.group != 2, specific_tags=wanted)
-    syntax, sop_class = str(meta.get("TransferSyntaxUID", "")), str(meta.get("MediaStorageSOPClassUID", ""))
+    syntax, sop_class = _text(meta, "TransferSyntaxUID"), _text(meta, "MediaStorageSOPClassUID")
     if syntax not in (IMPLICIT_LITTLE, EXPLICIT_LITTLE) and not syntax.startswith(ENCAPSULATED):
         return None, sop_class
     tags: list[BaseTag | int] = [Tag(name) for name in TAGS]
@@ -95,25 +94,23 @@ def _place(dataset: Dataset) -> tuple[float | None, tuple[float, float, float] |
 
 def _numbers(dataset: Dataset, name: str, count: int) -> NDArray[np.float64] | None:
     try:
-        values = np.array([float(value) for value in dataset[name].value], np.float64)
-    except Exception:  # missing, text, a single value
+        values = np.array([float(value) for value in _text(dataset, name).split("\\")], np.float64)
+    except ValueError:
         return None
     return values if values.shape == (count,) and np.isfinite(values).all() and np.abs(values).max() < 1e6 else None
 
 
 def _instance(dataset: Dataset) -> int | None:
     try:
-        return int(dataset["InstanceNumber"].value)
-    except Exception:
+        return int(_text(dataset, "InstanceNumber"))
+    except ValueError:
         return None
 
 
 def _text(dataset: Dataset, name: str) -> str:
-    try:
-        value: Any = dataset[name].value
-        return str(value or "").strip()
-    except Exception:
-        return ""
+    """An element's own bytes as text: pydicom's conversions warn, and quote, where a value is odd."""
+    value = dataset.get_item(name).value if name in dataset else None
+    return value.decode("ascii", "replace").strip(" \0") if isinstance(value, bytes) else ""
 
 
 def _hash(text: str) -> str:
