@@ -39,6 +39,7 @@ SERVING_MODULES = (
     "judge",
     "model_card",
     "morphology",
+    "openapi",
     "pixel_checks",
     "policy",
     "predictor",
