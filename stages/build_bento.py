@@ -42,6 +42,7 @@ SERVING_MODULES = (
     "judge",
     "model_card",
     "morphology",
+    "openapi",
     "operating_point",
     "pixel_checks",
     "policy",
