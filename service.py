@@ -5,13 +5,14 @@ What may come in, and how much of it at once, is decided in strokect/guard.py.
 """
 
 import logging
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import bentoml
+import numpy as np
 from bentoml.validators import ContentType
+from numpy.typing import NDArray
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -19,17 +20,18 @@ from starlette.routing import Route
 
 from strokect import json_log, lifecycle, monitoring
 from strokect.admission import Admission
-from strokect.answers import Prediction, SeriesPrediction
+from strokect.answers import Prediction, SeriesPrediction, reason_codes
 from strokect.audit_log import AuditLog
 from strokect.decoding import DecodePool
-from strokect.errors import DeadlineError, ImageError, NoResultError, StrokectError
-from strokect.explanation import explain
+from strokect.errors import AuditLogError, DeadlineError, ImageError, NoResultError, NotInstalledError, StrokectError
+from strokect.explanation import explain, wanted_format
 from strokect.guard import Guard, read_page
-from strokect.http import EXCHANGE, IMAGE_STATUS, Exchange, HttpError, request_id
+from strokect.http import EXCHANGE, IMAGE_STATUS, Exchange, HttpError
 from strokect.images import Picture
 from strokect.model_card import INTENDED_USE, OUT_OF_SCOPE
 from strokect.predictor import Predictor
 from strokect.settings import read_settings
+from strokect.window import to_png, window_of
 
 logger = logging.getLogger("bentoml.strokect")  # BentoML shows INFO of its own loggers only
 
@@ -79,7 +81,7 @@ class StrokeCT:
         self.pool = DecodePool(SETTINGS.decode_workers, SETTINGS.decode_timeout_s, SETTINGS.decode_memory_mb)
         try:
             self.predictor = Predictor(SETTINGS.release)
-            self.audit_log = AuditLog(SETTINGS.audit_log)
+            self.audit_log = AuditLog(SETTINGS.audit_log, self.predictor.release.version, SETTINGS.audit_key)
             monitoring.set_ready(self.predictor.release.version)
             logger.info("release %s loaded, %d folds", self.predictor.release.version, len(self.predictor.release.models))
         except Exception as error:
@@ -119,9 +121,8 @@ class StrokeCT:
         """The slice itself, in a window of one's own if it is DICOM."""
 
         def work(predictor: Predictor, exchange: Exchange) -> Response:
-            level, width = window_of(exchange.query)
-            png = self.pool.view(exchange.uploads[0], level, width, exchange.deadline)
-            return Response(png, media_type="image/png")
+            picture = self.pool.picture(exchange.uploads[0], exchange.deadline, window_of(exchange.query))
+            return Response(to_png(picture.grey), media_type="image/png")
 
         return self._answer(work)
 
@@ -163,6 +164,9 @@ class StrokeCT:
         except NoResultError as error:
             logger.error("request %s: %s", exchange.request_id, error)
             problem = HttpError(500, "no_result", "the model gave no usable number for this picture")
+        except AuditLogError as error:
+            logger.error("request %s: %s", exchange.request_id, error)
+            problem = HttpError(500)
         except DeadlineError:
             problem = HttpError(504)
         except NotInstalledError as error:

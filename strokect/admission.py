@@ -60,7 +60,7 @@ class Admission:
     waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
 
     async def enter(self, deadline: float) -> Slot:
-        """Wait for a slot until `deadline` (time.monotonic). Raises HttpError 429 where the queue is full, 504 when time is up."""
+        """Wait for a slot until `deadline` (time.monotonic). HttpError 429 where the queue is full, 504 when time is up."""
         with self.lock:
             if self.busy < self.computing and not self.waiting:
                 self.busy += 1

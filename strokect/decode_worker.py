@@ -23,13 +23,14 @@ if TYPE_CHECKING:
     from strokect.series import Member
 
 Decode = Callable[[bytes], Picture]
+View = Callable[[bytes, float, float], Picture]
 ReadMembers = Callable[[Sequence[bytes], Header], Iterator["Member"]]
 
 MAX_FILES = 16  # open at once; libraries import some of their modules late
 CPU_MARGIN_S = 2  # the parent, which kills by the clock, comes first unless it is gone
 
 
-def main(decode: Decode, read_members: ReadMembers) -> None:
+def main(decode: Decode, read_members: ReadMembers, view: View | None = None) -> None:
     """Serve `python -m MODULE TIMEOUT_S MEMORY_MB LIFELINE` until the parent closes the channel, which is standard input."""
     timeout_s, memory_mb, lifeline = float(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     _end_with_parent(lifeline)
@@ -43,6 +44,9 @@ def main(decode: Decode, read_members: ReadMembers) -> None:
             return
         _limit_cpu(timeout_s)
         try:
+            if view and "window" in request:
+                send(channel, *describe_picture(view(bytes(data), *request["window"])))
+                continue
             if "sizes" not in request:
                 send(channel, *describe_picture(decode(bytes(data))))
                 continue
@@ -108,5 +112,6 @@ if __name__ == "__main__":
     from strokect.archive import unpack
     from strokect.series import read_member
     from strokect.slices import decode
+    from strokect.window import decode_window
 
-    main(decode, _read_members)
+    main(decode, _read_members, decode_window)

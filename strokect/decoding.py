@@ -30,15 +30,15 @@ class DecodePool(WorkerPool):
         super().__init__(workers, [module, str(timeout_s), str(memory_mb)])
         self.timeout_s = timeout_s
 
-    def picture(self, data: bytes, deadline: float = math.inf) -> Picture:
-        """What `slices.decode` makes of the bytes of one file.
+    def picture(self, data: bytes, deadline: float = math.inf, window: tuple[float, float] | None = None) -> Picture:
+        """What `slices.decode` makes of the bytes of one file, or `window.decode_window` with a window (level, width in HU).
 
         Raises ImageError, also for a file that takes too long, too much memory or the decoder's life, and DeadlineError when the
         time of the request is over (`deadline`, time.monotonic).
         """
         for last in (False, True):
             try:
-                answer = self._decode(data, deadline)
+                answer = self._decode(data, deadline, {} if window is None else {"window": list(window)})
                 break
             except LostWorkerError as lost:
                 # It may also have been killed from outside, so another has a try: a good picture must not be called unreadable.
@@ -75,10 +75,10 @@ class DecodePool(WorkerPool):
             raise error
         return found
 
-    def _decode(self, data: bytes, deadline: float) -> Picture | ImageError:
+    def _decode(self, data: bytes, deadline: float, request: Header) -> Picture | ImageError:
         with self.borrow(deadline) as worker:
             until = self._until(deadline)
-            send(worker.channel, {}, data, until=until)
+            send(worker.channel, request, data, until=until)
             header, grey = receive(worker.channel, until, MAX_PIXELS)
             return parse_error(header["error"]) if "error" in header else parse_picture(header, grey)
 

@@ -21,7 +21,7 @@ def wanted_format(exchange: Exchange) -> str:
     """One of FORMATS: by the query `map=json` or `format=…`, else by the Accept header. Raises HttpError 400."""
     if exchange.query.get("map") == "json":
         return "json"
-    wanted = exchange.query.get("format") or ACCEPTED.get(exchange.accept.split(";")[0].strip(), "png")
+    wanted = exchange.query.get("format") or ACCEPTED.get(exchange.headers.get("accept", "").split(";")[0].strip(), "png")
     if wanted not in FORMATS:
         raise HttpError(400, "bad_format", f"the query `format` must be one of {', '.join(FORMATS)}")
     return wanted
@@ -38,7 +38,10 @@ def explain(exchange: Exchange, picture: Picture, prediction: Prediction, activa
     if wanted == "json":
         rows, columns = activation.shape
         body: dict[str, Any] = {"rows": rows, "columns": columns, "map": activation.astype(float).tolist()}
-        content, media_type = json.dumps(body | {"prediction": prediction.model_dump()}, allow_nan=False).encode(), "application/json"
+        content, media_type = (
+            json.dumps(body | {"prediction": prediction.model_dump()}, allow_nan=False).encode(),
+            "application/json",
+        )
     elif wanted == "dicom-sr":
         content, media_type = structured_report(data, prediction), "application/dicom"
     else:

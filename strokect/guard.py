@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qsl
 
-from strokect import monitoring
-from strokect.access import OPEN_PATHS, Access, cors_headers, preflight_headers, security_headers
+from strokect import __version__, monitoring
+from strokect.access import Access, cors_headers, security_headers
 from strokect.admission import Admission
 from strokect.http import EXCHANGE, App, Exchange, HttpError, Receive, Reply, Scope, Send
 from strokect.openapi import document
@@ -55,7 +55,7 @@ class Guard:
     def __init__(self, app: App, settings: Settings, admission: Admission, page: Mapping[str, tuple[bytes, str]]):
         self.app, self.settings, self.admission, self.page = app, settings, admission, page
         self.access = Access(settings)
-        self.document = (json.dumps(document()).encode(), "application/json")
+        self.document = (json.dumps(document(__version__)).encode(), "application/json")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -63,11 +63,11 @@ class Guard:
             await self.app(scope, receive, send)
             return
         path = scope["path"]
-        known = path in self.page or path in UPLOADS or path in (*PROBES, *OTHERS, OPENAPI)
-        exchange = Exchange(path if known else "(unknown)")
+        known = path in UPLOADS or path in (*PROBES, *OTHERS, OPENAPI)
+        exchange = Exchange(monitoring.PAGE if path in self.page else path if known else monitoring.UNKNOWN_ROUTE)
+        exchange.headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         EXCHANGE.set(exchange)
-        headers, origins = scope["headers"], self.settings.cors_origins
-        reply = Reply(send, [*security_headers(path), *cors_headers(headers, origins)])
+        reply = Reply(send, security_headers(path in self.page) | cors_headers(exchange.headers, self.settings))
         try:
             await self._serve(exchange, scope, receive, reply)
         except HttpError as error:
@@ -90,18 +90,17 @@ class Guard:
 
     async def _serve(self, exchange: Exchange, scope: Scope, receive: Receive, reply: Reply) -> None:
         path, method, upload = scope["path"], scope["method"], UPLOADS.get(scope["path"])
-        preflight = preflight_headers(scope["headers"], self.settings.cors_origins) if method == "OPTIONS" else None
-        if preflight is not None:
-            await reply.nothing(preflight)
+        if method == "OPTIONS" and self.settings.cors_origins and "access-control-request-method" in exchange.headers:
+            await reply.nothing()  # a browser's question, asked without the token; the answer is in the headers
             return
-        if path not in OPEN_PATHS:
-            exchange.token_id = self.access.check(scope["headers"])
+        if path not in PROBES and path not in self.page:
+            exchange.token_id = self.access.check(exchange.headers)
         if method == "POST" and upload:
             await self._compute(exchange, upload, scope, receive, reply)
             return
         if method not in ("GET", "HEAD"):
             await read_body(scope, receive, self.settings.max_body_mb * 2**20, keep=False)
-        if exchange.route == "(unknown)":
+        if exchange.route == monitoring.UNKNOWN_ROUTE:
             raise HttpError(404)
         ours = self.page.get(path) or (self.document if path == OPENAPI else None)
         if ours is None:
@@ -123,7 +122,6 @@ class Guard:
         exchange.uploads = await file_parts(scope, body, upload.field, self.settings.max_slices if upload.many else 1)
         del body
         exchange.query = _query(scope)
-        exchange.accept = dict(scope["headers"]).get(b"accept", b"").decode("latin-1")
         arrived = time.monotonic()
         exchange.deadline = arrived + (self.settings.series_deadline_s if upload.many else self.settings.deadline_s)
         exchange.slot = await self.admission.enter(exchange.deadline)

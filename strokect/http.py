@@ -3,7 +3,7 @@
 import json
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,6 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-Headers = Sequence[tuple[bytes, bytes]]  # as ASGI gives and takes them, names in lower case
 
 CODES = {
     400: ("bad_request", "the request cannot be understood"),
@@ -46,7 +45,7 @@ class Exchange:
     request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     token_id: str = ""  # whose bearer token it came with
     query: Mapping[str, str] = field(default_factory=dict)
-    accept: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)  # names in lower case
     uploads: tuple[bytes, ...] = ()  # the files sent, without their names
     started: float = field(default_factory=time.monotonic)
     deadline: float = float("inf")  # time.monotonic
@@ -96,9 +95,11 @@ class HttpError(Exception):
 class Reply:
     """A `send` that adds our headers and turns every error body into the one shape."""
 
-    def __init__(self, send: Send, headers: Headers):
+    def __init__(self, send: Send, headers: Mapping[str, str]):
         self.send = send
-        self.headers = headers  # of every answer; an answer's own ones of the same name give way
+        self.headers = [
+            (name.encode(), value.encode("latin-1")) for name, value in headers.items()
+        ]  # of every answer; an answer's own ones of the same name give way
         self.status = 0  # 0 until the answer has begun
         self._held: Message | None = None
         self._content = b""
@@ -129,9 +130,9 @@ class Reply:
         await self._start(200, own)
         await self.send({"type": "http.response.body", "body": b"" if head else body})
 
-    async def nothing(self, headers: Headers) -> None:
-        """Send 204 with these headers."""
-        await self._start(204, list(headers))
+    async def nothing(self) -> None:
+        """Send 204."""
+        await self._start(204, [])
         await self.send({"type": "http.response.body", "body": b""})
 
     async def _finish(self, held: Message) -> None:

@@ -15,8 +15,8 @@ logger = logging.getLogger("bentoml.strokect")
 
 EXIT_CODE = 3  # of the server and its worker when the worker gave up
 GRACE_S = 8.0  # for requests in flight after SIGTERM; Cloud Run kills after 10 s
-# From the worker to `bentoml serve`. A real-time signal: nothing else uses it, and without a handler it would end a process as well,
-# but not one with the process id 1, which is what the server has in a container.
+# From the worker to `bentoml serve`. A real-time signal: nothing else uses it. Its default would end a process as well, but not
+# the one with the process id 1, which the server is in a container.
 GAVE_UP = signal.SIGRTMIN + 1
 
 

@@ -21,10 +21,10 @@ from strokect.policy import REJECT_REASONS
 MULTIPROC_DIR = "PROMETHEUS_MULTIPROC_DIR"  # BentoML's and prometheus_client's name, no setting of ours
 PHASES = ("queue", "decode", "judge", "total")
 DECISIONS = ("stroke", "normal", "refer", "reject")
-UNKNOWN_ROUTE = "(unknown)"
+UNKNOWN_ROUTE, PAGE = "(unknown)", "(page)"
 ROUTES = (
     *("/predict", "/explain", "/view", "/predict_series", "/model", "/docs.json", "/schema.json", "/metrics"),
-    *("/", "/page.css", "/page.js", "/livez", "/readyz", "/healthz", UNKNOWN_ROUTE),
+    *("/livez", "/readyz", "/healthz", PAGE, UNKNOWN_ROUTE),
 )
 # 429 is a class of its own: it says that the service is full, not that the client erred. 0: the client went before the answer.
 STATUS_CLASSES = ("0", "1xx", "2xx", "3xx", "4xx", "429", "5xx")

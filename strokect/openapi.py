@@ -11,8 +11,8 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from strokect.answers import Prediction
 from strokect.http import CODES, ErrorBody, HttpError
-from strokect.predictor import Prediction
 
 Schema = dict[str, Any]
 
@@ -141,8 +141,6 @@ ROUTES = (
     Route("get", "/metrics", "Figures for Prometheus", {"text/plain": TEXT}, (401, 429, 500)),
     Route("get", "/docs.json", "This document", {"application/json": ANY_DOCUMENT}, (401, 429, 500)),
     Route("get", "/", "The page", {"text/html": TEXT}, open=True),
-    Route("get", "/page.css", "The page's styles", {"text/css": TEXT}, open=True),
-    Route("get", "/page.js", "The page's script", {"text/javascript": TEXT}, open=True),
     Route("get", "/livez", "The process is alive", {"text/plain": TEXT}, open=True),
     Route("get", "/readyz", "The release is verified and answers", {"text/plain": TEXT}, (500, 503), open=True),
 )

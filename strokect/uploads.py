@@ -5,7 +5,7 @@ file. So the body is read here up to a cap and its file parts are taken out, and
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartParser
@@ -79,7 +79,7 @@ async def file_parts(scope: Scope, body: bytes, field: str, most: int) -> tuple[
         await form.close()
 
 
-async def _whole(body: bytes) -> AsyncIterator[bytes]:
+async def _whole(body: bytes) -> AsyncGenerator[bytes, None]:
     yield body
 
 

@@ -50,7 +50,10 @@ def fake_graph(path: Path, seed: int, size: int = SIZE, features: int = FEATURES
     ]
     if work:  # begins with the picture, or it would be computed once, when the graph is loaded
         constants |= {"square": np.full((1200, 1200), 1 / 1200), "none": np.zeros(1)}
-        nodes += [helper.make_node("ReduceMean", ["image"], ["grey"], keepdims=0), helper.make_node("Mul", ["square", "grey"], ["w0"])]
+        nodes += [
+            helper.make_node("ReduceMean", ["image"], ["grey"], keepdims=0),
+            helper.make_node("Mul", ["square", "grey"], ["w0"]),
+        ]
         nodes += [helper.make_node("MatMul", [f"w{i}", "square"], [f"w{i + 1}"]) for i in range(work)]
         nodes += [helper.make_node("ReduceMean", [f"w{work}"], ["worked"], keepdims=0)]
         nodes += [helper.make_node("Mul", ["worked", "none"], ["nothing"])]
@@ -182,9 +185,7 @@ def fake_inputs(
     }
 
 
-def fake_release(
-    folder: Path, folds: int = 2, policy: dict[str, Any] | None = None, work: int = 0, **point_changes: Any
-) -> Path:
+def fake_release(folder: Path, folds: int = 2, policy: dict[str, Any] | None = None, work: int = 0, **point_changes: Any) -> Path:
     """A complete release under `folder`; with `work`, a slow one (see `fake_graph`)."""
     write_release(folder / "release", **fake_inputs(folder / "inputs", folds, policy, work, **point_changes))
     return folder / "release"

@@ -5,7 +5,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -45,7 +44,9 @@ def until(holds: Callable[[], Any], timeout_s: float = 20.0) -> Any:
 
 
 def gauge(server: Server, name: str) -> float:
-    found = re.findall(rf"^strokect_{name}(?:{{.*}})? (\S+)$", requests.get(f"{server.url}/metrics", timeout=30).text, re.MULTILINE)
+    found = re.findall(
+        rf"^strokect_{name}(?:{{.*}})? (\S+)$", requests.get(f"{server.url}/metrics", timeout=30).text, re.MULTILINE
+    )
     assert found, f"no metric strokect_{name}"
     return sum(map(float, found))
 
@@ -127,7 +128,9 @@ def test_a_killed_worker_is_back_and_no_answer_was_wrong(tmp_path: Path) -> None
             thread.join()
         assert not wrong
         assert 0 < lost < 200
-        assert took < 20, f"{took:.1f} s until it answered again; 10 s and the model's loading are meant, with room for a busy machine"
+        assert took < 20, (
+            f"{took:.1f} s until it answered again; 10 s and the model's loading are meant, with room for a busy machine"
+        )
         until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in decoders))  # none outlives its service
 
 
@@ -194,7 +197,9 @@ def test_five_hundred_urls_at_once_fetch_nothing(tmp_path: Path) -> None:
                 lambda target: requests.post(target, data={"image": url, "series": url}, timeout=60),
                 lambda target: requests.post(target, json={"image": url, "series": [url]}, timeout=60),
                 lambda target: requests.post(target, data=url, headers={"Content-Type": "text/plain"}, timeout=60),
-                lambda target: requests.post(target, files={"image": ("a", url.encode()), "series": ("a", url.encode())}, timeout=60),
+                lambda target: requests.post(
+                    target, files={"image": ("a", url.encode()), "series": ("a", url.encode())}, timeout=60
+                ),
                 lambda target: requests.post(f"{target}?image={url}&series={url}", timeout=60),
             ]
             routes = ("/predict", "/explain", "/view", "/predict_series")
@@ -224,7 +229,9 @@ def test_two_thousand_mixed_requests_leave_nothing_behind(tmp_path: Path) -> Non
 
         def request(number: int) -> int:
             name, data = f"Mustermann_{number}.png", slices[number % 10]
-            route, field = (("/predict", "image"), ("/explain", "image"), ("/view", "image"), ("/predict_series", "series"))[number % 4]
+            route, field = (("/predict", "image"), ("/explain", "image"), ("/view", "image"), ("/predict_series", "series"))[
+                number % 4
+            ]
             if number % 7 == 0:
                 data = bad[number % 4]
             elif number % 5 == 0:
