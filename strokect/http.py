@@ -97,9 +97,8 @@ class Reply:
 
     def __init__(self, send: Send, headers: Mapping[str, str]):
         self.send = send
-        self.headers = [
-            (name.encode(), value.encode("latin-1")) for name, value in headers.items()
-        ]  # of every answer; an answer's own ones of the same name give way
+        # Of every answer; an answer's own ones of the same name give way.
+        self.headers = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
         self.status = 0  # 0 until the answer has begun
         self._held: Message | None = None
         self._content = b""
