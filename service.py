@@ -23,7 +23,15 @@ from strokect.admission import Admission
 from strokect.answers import Prediction, SeriesPrediction, reason_codes
 from strokect.audit_log import AuditLog
 from strokect.decoding import DecodePool
-from strokect.errors import AuditLogError, DeadlineError, ImageError, NoResultError, NotInstalledError, StrokectError
+from strokect.errors import (
+    AuditLogError,
+    DeadlineError,
+    ImageError,
+    NoResultError,
+    NotInstalledError,
+    SettingsError,
+    StrokectError,
+)
 from strokect.explanation import explain, wanted_format
 from strokect.guard import Guard, read_page
 from strokect.http import EXCHANGE, IMAGE_STATUS, Exchange, HttpError
@@ -35,7 +43,10 @@ from strokect.window import to_png, window_of
 
 logger = logging.getLogger("bentoml.strokect")  # BentoML shows INFO of its own loggers only
 
-SETTINGS = read_settings()
+try:
+    SETTINGS = read_settings()
+except SettingsError as error:
+    raise SystemExit(f"error: {error}") from None  # one line for the person who set it, and no service
 ADMISSION = Admission(SETTINGS.computing, SETTINGS.queue, monitoring.set_load)
 PAGE = read_page(Path(__file__).parent / "page")
 File = Annotated[Path, ContentType("application/octet-stream")]

@@ -76,8 +76,8 @@ def threads(pid: int) -> int:
 
 @pytest.mark.slow
 def test_after_fifty_timeouts_no_work_is_left(tmp_path: Path) -> None:
-    release = fake_release(tmp_path, work=2)
-    environment = {**AT_ONCE, "STROKECT_QUEUE": "8", "STROKECT_DEADLINE_S": "0.05"}
+    release = fake_release(tmp_path, work=6)
+    environment = {**AT_ONCE, "STROKECT_QUEUE": "8", "STROKECT_DEADLINE_S": "0.1"}
     with serve(COMMAND, ROOT, tmp_path, STROKECT_RELEASE=str(release), **environment) as server:
         assert_error(predict(server, PNG), 504, "timeout")
         (worker,) = server.workers()
