@@ -10,8 +10,8 @@ from PIL import Image, ImageOps
 
 from strokect.errors import ImageError
 
-# A head CT slice has 0.26 M, a 4K screen 8.3 M. Checked before anything is decoded; what the memory of the service rests on, as the
-# pixel checks need 20 bytes for each of them.
+# A head CT slice has 0.26 M, a 4K screen 8.3 M. Checked before anything is decoded. The memory that the service needs depends on it:
+# the pixel checks take 20 bytes for each.
 MAX_PIXELS = 3072 * 3072
 MAX_ASPECT = 20.0  # of what is decoded at all; what the models may see is in `slices` and `pixel_checks`
 STRIP_PX = 2**20  # colours are compared in strips of so many pixels: a whole picture's channels are several copies of it
