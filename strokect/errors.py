@@ -44,6 +44,10 @@ class DeadlineError(StrokectError):
     """The time allowed for a request is over."""
 
 
+class NotInstalledError(StrokectError):
+    """What was asked for needs an optional package; the message names it."""
+
+
 class SafetyError(StrokectError):
     """The safety layer cannot be fitted on this cohort."""
 
