@@ -143,7 +143,7 @@ def test_the_patient_and_the_pixels_are_never_parsed(monkeypatch: pytest.MonkeyP
 
     def spy(*arguments: Any, **options: Any) -> Any:
         dataset = original(*arguments, **options)
-        read.extend(int(tag) for tag in dataset.keys())
+        read.extend(map(int, dataset.keys()))
         return dataset
 
     monkeypatch.setattr(geometry, "read_dataset", spy)
