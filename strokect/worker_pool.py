@@ -27,8 +27,8 @@ START_S = 30.0  # until a worker must be ready; its imports take one on an idle 
 ENVIRONMENT = {
     "PYTHONDONTWRITEBYTECODE": "1",
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MALLOC_ARENA_MAX"), "1"),
-    # What a large picture took goes back to the system (glibc's own thresholds grow, so that it would stay), while the arrays of a
-    # CT slice, 1 MiB each, need not be got from there anew: that takes ten times as long as decoding.
+    # What a large picture took goes back to the system (glibc's own thresholds would grow with it), and the arrays of a CT slice,
+    # 1 MiB each, need not be fetched from there each time, which takes ten times as long as decoding.
     "MALLOC_MMAP_THRESHOLD_": str(2**22),
     "MALLOC_TRIM_THRESHOLD_": str(2**24),
 }
