@@ -29,6 +29,7 @@ SERVING_MODULES = (
     "annotations",
     "calibration",
     "dicom",
+    "dicom_out",
     "engine",
     "errors",
     "feature_gate",
@@ -39,6 +40,7 @@ SERVING_MODULES = (
     "judge",
     "model_card",
     "morphology",
+    "overlay",
     "pixel_checks",
     "policy",
     "predictor",
@@ -51,6 +53,7 @@ SERVING_MODULES = (
     "texture",
     "uncertainty",
     "views",
+    "window",
 )
 SELF_TEST_SLICES = 5
 CODE = ("bentofile.yaml", "service.py", *(f"strokect/{module}.py" for module in SERVING_MODULES))
