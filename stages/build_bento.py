@@ -30,7 +30,11 @@ SERVING_MODULES = (
     "answers",
     "archive",
     "calibration",
+    "decode_messages",
+    "decode_worker",
+    "decoding",
     "dicom",
+    "dicom_out",
     "engine",
     "errors",
     "feature_gate",
@@ -43,6 +47,7 @@ SERVING_MODULES = (
     "model_card",
     "morphology",
     "operating_point",
+    "overlay",
     "pixel_checks",
     "policy",
     "predictor",
@@ -57,6 +62,8 @@ SERVING_MODULES = (
     "texture",
     "uncertainty",
     "views",
+    "window",
+    "worker_pool",
 )
 SELF_TEST_SLICES = 5
 CODE = ("bentofile.yaml", "service.py", *(f"strokect/{module}.py" for module in SERVING_MODULES))
