@@ -39,7 +39,7 @@ from strokect.images import Picture
 from strokect.model_card import INTENDED_USE, OUT_OF_SCOPE
 from strokect.predictor import Predictor
 from strokect.settings import read_settings
-from strokect.window import to_png, window_of
+from strokect.window import window_of
 
 logger = logging.getLogger("bentoml.strokect")  # BentoML shows INFO of its own loggers only
 
@@ -132,8 +132,8 @@ class StrokeCT:
         """The slice itself, in a window of one's own if it is DICOM."""
 
         def work(predictor: Predictor, exchange: Exchange) -> Response:
-            picture = self.pool.picture(exchange.uploads[0], exchange.deadline, window_of(exchange.query))
-            return Response(to_png(picture.grey), media_type="image/png")
+            png = self.pool.view(exchange.uploads[0], *window_of(exchange.query), exchange.deadline)
+            return Response(png, media_type="image/png")
 
         return self._answer(work)
 

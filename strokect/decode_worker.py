@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from strokect.series import Member
 
 Decode = Callable[[bytes], Picture]
-View = Callable[[bytes, float, float], Picture]
+View = Callable[[bytes, float, float], bytes]
 ReadMembers = Callable[[Sequence[bytes], Header], Iterator["Member"]]
 
 MAX_FILES = 16  # open at once; libraries import some of their modules late
 CPU_MARGIN_S = 2  # the parent, which kills by the clock, comes first unless it is gone
 
 
-def main(decode: Decode, read_members: ReadMembers, view: View | None = None) -> None:
+def main(decode: Decode, view: View, read_members: ReadMembers) -> None:
     """Serve `python -m MODULE TIMEOUT_S MEMORY_MB LIFELINE` until the parent closes the channel, which is standard input."""
     timeout_s, memory_mb, lifeline = float(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     _end_with_parent(lifeline)
@@ -44,16 +44,15 @@ def main(decode: Decode, read_members: ReadMembers, view: View | None = None) ->
             return
         _limit_cpu(timeout_s)
         try:
-            if view and "window" in request:
-                send(channel, *describe_picture(view(bytes(data), *request["window"])))
-                continue
-            if "sizes" not in request:
+            if "sizes" in request:
+                for member in read_members(_split(data, request["sizes"]), request):
+                    send(channel, *describe_member(member))
+                    _limit_cpu(timeout_s)  # each has its own
+                send(channel, {"end": True})
+            elif "window" in request:
+                send(channel, {}, view(bytes(data), *request["window"]))
+            else:
                 send(channel, *describe_picture(decode(bytes(data))))
-                continue
-            for member in read_members(_split(data, request["sizes"]), request):
-                send(channel, *describe_member(member))
-                _limit_cpu(timeout_s)  # each has its own
-            send(channel, {"end": True})
         except ImageError as error:
             send(channel, {"error": [error.code, str(error)]})
         except Exception:  # MemoryError above all; the text of a library may quote the file
@@ -112,6 +111,6 @@ if __name__ == "__main__":
     from strokect.archive import unpack
     from strokect.series import read_member
     from strokect.slices import decode
-    from strokect.window import decode_window
+    from strokect.window import view_png
 
-    main(decode, _read_members, decode_window)
+    main(decode, view_png, _read_members)

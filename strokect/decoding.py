@@ -6,8 +6,8 @@ What a file made a decoder allocate goes with the process too; `strokect.decode_
 import math
 import secrets
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from strokect.decode_messages import UNREADABLE, Header, parse_error, parse_member, parse_picture, receive, send
 from strokect.errors import ImageError
@@ -18,7 +18,10 @@ from strokect.worker_pool import LostWorkerError, WorkerPool
 if TYPE_CHECKING:
     from strokect.series import Member
 
+Answer = TypeVar("Answer")
+
 WORKER = "strokect.decode_worker"
+MAX_ANSWER = 2 * MAX_PIXELS  # bytes: a grey picture, or a PNG of it
 MAX_LOSSES = 3  # workers that one series may take; each costs the start of another
 
 
@@ -30,23 +33,17 @@ class DecodePool(WorkerPool):
         super().__init__(workers, [module, str(timeout_s), str(memory_mb)])
         self.timeout_s = timeout_s
 
-    def picture(self, data: bytes, deadline: float = math.inf, window: tuple[float, float] | None = None) -> Picture:
-        """What `slices.decode` makes of the bytes of one file, or `window.decode_window` with a window (level, width in HU).
+    def picture(self, data: bytes, deadline: float = math.inf) -> Picture:
+        """What `slices.decode` makes of the bytes of one file.
 
         Raises ImageError, also for a file that takes too long, too much memory or the decoder's life, and DeadlineError when the
         time of the request is over (`deadline`, time.monotonic).
         """
-        for last in (False, True):
-            try:
-                answer = self._decode(data, deadline, {} if window is None else {"window": list(window)})
-                break
-            except LostWorkerError as lost:
-                # It may also have been killed from outside, so another has a try: a good picture must not be called unreadable.
-                if last or not lost.died:
-                    raise self._verdict(lost) from None
-        if isinstance(answer, ImageError):
-            raise answer
-        return answer
+        return self._ask({}, data, deadline, parse_picture)
+
+    def view(self, data: bytes, level_hu: float, width_hu: float, deadline: float = math.inf) -> bytes:
+        """The PNG that `window.view_png` makes of the bytes of one file. Raises as `picture`."""
+        return self._ask({"window": [level_hu, width_hu]}, data, deadline, lambda header, png: bytes(png))
 
     def members(self, files: Sequence[bytes], deadline: float, max_slices: int) -> "list[Member]":
         """The files of a series, each read by `series.read_member` within `timeout_s`.
@@ -68,19 +65,29 @@ class DecodePool(WorkerPool):
                 if losses > MAX_LOSSES:
                     raise self._verdict(lost) from None
                 if lost.died and died_at != len(found):
-                    died_at = len(found)  # once more, as in `picture`
+                    died_at = len(found)  # once more, as in `_ask`
                 else:
                     found.append(_lost_member(files, len(found), self._verdict(lost)))
         if error:
             raise error
         return found
 
-    def _decode(self, data: bytes, deadline: float, request: Header) -> Picture | ImageError:
-        with self.borrow(deadline) as worker:
-            until = self._until(deadline)
-            send(worker.channel, request, data, until=until)
-            header, grey = receive(worker.channel, until, MAX_PIXELS)
-            return parse_error(header["error"]) if "error" in header else parse_picture(header, grey)
+    def _ask(self, request: Header, data: bytes, deadline: float, parse: Callable[[Header, bytearray], Answer]) -> Answer:
+        for last in (False, True):
+            try:
+                with self.borrow(deadline) as worker:
+                    until = self._until(deadline)
+                    send(worker.channel, request, data, until=until)
+                    header, data_back = receive(worker.channel, until, MAX_ANSWER)
+                    answer = parse_error(header["error"]) if "error" in header else parse(header, data_back)
+                break
+            except LostWorkerError as lost:
+                # It may also have been killed from outside, so another has a try: a good picture must not be called unreadable.
+                if last or not lost.died:
+                    raise self._verdict(lost) from None
+        if isinstance(answer, ImageError):
+            raise answer
+        return answer
 
     def _read_on(self, files: Sequence[bytes], request: Header, found: "list[Member]", deadline: float) -> ImageError | None:
         """Append the members that `found` lacks. Returns what is wrong with the whole."""
@@ -91,7 +98,7 @@ class DecodePool(WorkerPool):
             until = self._until(deadline)
             send(worker.channel, request | {"start": len(found)}, *files, until=until)
             while True:
-                header, grey = receive(worker.channel, until, MAX_PIXELS)
+                header, grey = receive(worker.channel, until, MAX_ANSWER)
                 if "end" in header:
                     return None
                 if "error" in header:

@@ -20,7 +20,7 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID_dictionary
 
 from strokect.errors import ImageError
-from strokect.images import MAX_PIXELS, check_geometry
+from strokect.images import MAX_PIXELS, STRIP_PX, check_geometry
 
 # pydicom warns about odd values by quoting them, by `warnings` and in its own log; a quoted value would be a leak.
 pydicom_config.settings.reading_validation_mode = pydicom_config.IGNORE
@@ -50,7 +50,10 @@ def decode_dicom(data: bytes, level_hu: float = WINDOW_LEVEL_HU, width_hu: float
         _check_slice(dataset)
         stored, padded = _stored_values(dataset)
         slope, intercept = _rescale(dataset)
-        grey = apply_window(stored * slope + intercept, level_hu, width_hu)
+        grey = np.empty(stored.shape, np.uint8)
+        rows = max(1, STRIP_PX // stored.shape[1])
+        for strip in (slice(top, top + rows) for top in range(0, len(stored), rows)):
+            grey[strip] = apply_window(stored[strip].astype(np.float32) * slope + intercept, level_hu, width_hu)
         if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
             grey = 255 - grey
     except ImageError:
@@ -113,8 +116,8 @@ def _check_slice(dataset: Dataset) -> None:
         raise ImageError("missing_pixel_data", "the DICOM file holds no pixel data")
 
 
-def _stored_values(dataset: Dataset) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Stored values (H, W) float32 before rescaling, and where they are padding."""
+def _stored_values(dataset: Dataset) -> tuple[NDArray[np.integer[Any]], NDArray[np.bool_]]:
+    """Stored values (H, W) before rescaling, and where they are padding."""
     allocated, signed = int(dataset.BitsAllocated), int(dataset.PixelRepresentation) == 1
     stored_bits = int(dataset.get("BitsStored") or allocated)
     high_bit = int(dataset.get("HighBit") if dataset.get("HighBit") is not None else stored_bits - 1)
@@ -129,7 +132,7 @@ def _stored_values(dataset: Dataset) -> tuple[NDArray[np.float32], NDArray[np.bo
     # Up to the top and down again: drops what old scanners kept in the unused bits and extends the sign.
     shifted = (words << (allocated - 1 - high_bit)).view(f"<{'i' if signed else 'u'}{allocated // 8}")
     values = shifted >> (allocated - stored_bits)
-    return values.astype(np.float32), _padding(dataset, words, values, allocated, signed)
+    return values, _padding(dataset, words, values, allocated, signed)
 
 
 def _padding(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 from pydicom.dataset import Dataset
+from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from strokect.dicom import read_elements
 from strokect.errors import ImageError, NotInstalledError
@@ -24,13 +25,15 @@ if TYPE_CHECKING:
     from highdicom.sr import CodedConcept, MeasurementsAndQualitativeEvaluations
 
 REFERENCE = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
+# What a slice may be: CT, Enhanced CT, its legacy conversion, Secondary Capture. highdicom takes known classes only.
+IMAGE_CLASSES = tuple(f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("2", "2.1", "2.2", "7"))
 # Must be in every object, empty if unknown (type 2), then what is carried on where the source has it.
 IDENTITY = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
     *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
 )
 MORE_IDENTITY = (
-    *("IssuerOfPatientID", "OtherPatientIDs", "PatientAge", "PatientSize", "PatientWeight", "StudyDescription"),
+    *("IssuerOfPatientID", "PatientAge", "PatientSize", "PatientWeight", "StudyDescription"),
     *("PatientIdentityRemoved", "DeidentificationMethod"),
 )
 MANUFACTURER = "strokect (research software)"
@@ -155,20 +158,21 @@ def _require_highdicom() -> None:
 
 
 def _read_source(data: bytes, prediction: Prediction) -> Dataset:
-    """Who and what the slice is. Raises ImageError when it does not say, ValueError for the prediction of another picture."""
+    """Who and what the slice is. Raises ImageError when it does not say, ValueError for the prediction of another file."""
     if prediction.input_sha256 != sha256_bytes(data):
-        raise ValueError("the prediction is that of another picture")
+        raise ValueError("the prediction is that of another file")
     if data[128:132] != b"DICM":
         raise ImageError("not_dicom", "an answer in DICOM needs a DICOM slice: it joins the slice's study")
     try:
         names = (*REFERENCE, *IDENTITY, *MORE_IDENTITY, "SpecificCharacterSet", "InstanceNumber", "ImageOrientationPatient")
         source = read_elements(data, names)
-        identified = all(source[name].value.is_valid for name in REFERENCE)
+        list(source)  # parses every element, here and not where its value could get into a traceback
     except ImageError:
         raise
-    except Exception:  # KeyError, or anything that pydicom raises on a malformed file; its text may echo file content
-        identified = False
-    if not identified:
+    except Exception:  # pydicom raises anything on a malformed file, and its text may echo file content
+        raise ImageError("unreadable_dicom", "not a readable DICOM file (damaged, truncated or malformed)") from None
+    uids = [source.get(name) for name in REFERENCE]
+    if uids[0] not in IMAGE_CLASSES or not all(isinstance(uid, UID) and uid.is_valid for uid in uids):
         raise ImageError(
             "not_identified", "the DICOM file lacks its own, its series' or its study's UID: nothing can refer to it"
         )
@@ -187,7 +191,7 @@ def _about(source: Dataset, prediction: Prediction, series: int) -> dict[str, An
         "manufacturer_model_name": "strokect",
         "software_versions": prediction.model_version,
         "specific_character_set": "ISO_IR 192",  # UTF-8: holds any name and any target
-        "transfer_syntax_uid": "1.2.840.10008.1.2.1",
+        "transfer_syntax_uid": ExplicitVRLittleEndian,
     }
 
 

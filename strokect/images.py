@@ -10,11 +10,11 @@ from PIL import Image, ImageOps
 
 from strokect.errors import ImageError
 
-# A head CT slice has 0.26 M, a 4K screen 8.3 M. Checked before anything is decoded. The service's memory bound rests on it, as the
-# pixel checks need 20 bytes for each.
+# A head CT slice has 0.26 M, a 4K screen 8.3 M. Checked before anything is decoded. The bound on the service's memory depends on
+# it: the pixel checks take 20 bytes for each.
 MAX_PIXELS = 3072 * 3072
 MAX_ASPECT = 20.0  # of what is decoded at all; what the models may see is in `slices` and `pixel_checks`
-STRIP_PX = 2**20  # colours are compared in strips of so many pixels: a whole picture's channels are several copies of it
+STRIP_PX = 2**20  # what needs several times the memory of a picture is done in strips of so many pixels
 GREY_TOLERANCE = 16  # JPEG chroma rounding moves the channels of a grey picture apart by a few levels
 FORMATS = ("PNG", "JPEG")
 SIXTEEN_BIT = (
@@ -52,6 +52,8 @@ def decode_picture(data: bytes) -> Picture:
             ImageOps.exif_transpose(picture, in_place=True)
     except ImageError:
         raise
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):  # Pillow's own cap, which it checks first
+        raise ImageError("too_many_pixels", f"far more than the {MAX_PIXELS:,} pixels that are accepted") from None
     except Exception:  # Pillow raises many types on hostile input; its text may echo file content, so it is dropped
         raise ImageError("unreadable_image", "not a readable PNG or JPEG picture (damaged or truncated)") from None
     return _to_grey(picture)

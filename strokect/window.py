@@ -3,13 +3,11 @@
 import io
 from collections.abc import Mapping
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from strokect.dicom import WINDOW_LEVEL_HU, WINDOW_WIDTH_HU, check_window, decode_dicom
 from strokect.errors import ImageError
-from strokect.images import Picture, decode_picture
+from strokect.images import decode_picture
 from strokect.slices import is_dicom
 
 
@@ -23,17 +21,13 @@ def window_of(query: Mapping[str, str]) -> tuple[float, float]:
     return level, width
 
 
-def decode_window(data: bytes, level_hu: float, width_hu: float) -> Picture:
-    """Bytes of a DICOM slice → picture in this window; PNG and JPEG, whose window is baked in, keep their grey levels.
+def view_png(data: bytes, level_hu: float, width_hu: float) -> bytes:
+    """Bytes of a DICOM slice → 8-bit grey PNG in this window; PNG and JPEG, whose window is baked in, keep their grey levels.
 
-    Raises ImageError for bytes that are no picture this project can read, and of a DICOM slice for a window outside
-    LEVELS_HU × WIDTHS_HU.
+    The picture is always encoded anew: what else a file carries (names, dates, a thumbnail) is not passed on. Raises ImageError
+    for bytes that are no picture this project can read, and of a DICOM slice for a window outside LEVELS_HU × WIDTHS_HU.
     """
-    return Picture(decode_dicom(data, level_hu, width_hu), 0) if is_dicom(data) else decode_picture(data)
-
-
-def to_png(grey: NDArray[np.uint8]) -> bytes:
-    """Grey levels (H, W) uint8 → PNG. Encoded anew, so what else the file carried (names, dates) is not passed on."""
+    grey = decode_dicom(data, level_hu, width_hu) if is_dicom(data) else decode_picture(data).grey
     stream = io.BytesIO()
     Image.fromarray(grey).save(stream, "PNG", compress_level=1)  # sent once and dropped: speed is worth more than size
     return stream.getvalue()
