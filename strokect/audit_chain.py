@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 START_OF_CHAIN = "0" * 64  # `previous` of the first record of all
@@ -26,14 +26,14 @@ def hash_of(record: Record, key: str | None) -> str:
     return hmac.new(key.encode(), content, "sha256").hexdigest() if key else hashlib.sha256(content).hexdigest()
 
 
-def seal(record: Record, seq: int, previous: str, key: str | None) -> bytes:
-    """A record → its line: with its place in the chain and its hash."""
+def seal(record: Record, seq: int, previous: str, key: str | None) -> Record:
+    """The record with its place in the chain and its hash."""
     placed = {**record, "seq": seq, "previous": previous}
-    return canonical({**placed, "hash": hash_of(placed, key)}) + b"\n"
+    return {**placed, "hash": hash_of(placed, key)}
 
 
 def read_record(line: bytes, key: str | None) -> Record | None:
-    """The record of one line without its line end; None unless it is what `seal` wrote under this key."""
+    """The record of one line without its line end; None unless it is what `seal` made under this key."""
     try:
         record = json.loads(line)
         genuine = isinstance(record, dict) and canonical(record) == line and isinstance(record.get("seq"), int)
@@ -44,35 +44,40 @@ def read_record(line: bytes, key: str | None) -> Record | None:
 
 @dataclass
 class Report:
-    """What the check of a chain found. `problem` is "" if nothing; `head` is the hash of the last good record."""
+    """What the check of a log found, up to the first break. `problem` is "" if there is none."""
 
     records: int = 0
-    chains: int = 0
-    head: str = START_OF_CHAIN
+    after: str = ""  # hash that the first record follows; START_OF_CHAIN unless an older file comes before
+    heads: dict[str, int] = field(default_factory=dict)  # hash of each chain's last record → its seq
     problem: str = ""
 
 
-def verify(lines: Iterable[bytes], key: str | None = None, head: str = "", mixed: bool = False) -> Report:
-    """Check lines (with or without their line ends) up to the first break.
+def verify(lines: Iterable[tuple[str, bytes]], key: str | None = None, head: str = "", mixed: bool = False) -> Report:
+    """Check lines, each with a text that says where it is ("audit.jsonl, line 3").
 
-    `head` is a hash remembered from before: it must still be in the chain. Only so is it noticed that the tail is gone. With
-    `mixed` other lines may stand between (a captured standard output), and every start of a process may begin a new chain.
+    `head` is a hash remembered from before: its record must still be there. Only so is it noticed that the tail is gone. With
+    `mixed` other lines may stand between and several chains side by side: standard output of one or more processes.
     """
-    report, seq, remembered = Report(), -1, not head
-    for number, line in enumerate(lines, 1):
+    report, remembered = Report(), not head
+    for place, line in lines:
         if mixed and b'"hash":"' not in line:
             continue
-        record = read_record(line.rstrip(b"\n"), key)
+        record = read_record(line.removesuffix(b"\n"), key)
         if record is None:
-            report.problem = f"line {number}: the hash does not match the content (changed, torn, or another key)"
+            report.problem = f"{place}: the hash does not match the content (changed, torn, or under another key)"
             return report
-        begins = record["previous"] == START_OF_CHAIN and record["seq"] == 0 and record.get("event") == "start"
-        if begins and (mixed or not report.records):
-            report.chains += 1
-        elif (report.records or mixed) and (record["previous"], record["seq"]) != (report.head, seq + 1):
-            report.problem = f"line {number}: does not follow the record before it (removed, inserted or out of order)"
+        before = report.heads.pop(record["previous"], None)
+        if before is None:
+            first = record["seq"] == 0 if record["previous"] == START_OF_CHAIN else not report.records
+            if record.get("event") != "start" or not first or (report.records and not mixed):
+                report.problem = f"{place}: does not follow the record before it (removed, inserted or out of order)"
+                return report
+            report.after = report.after or record["previous"]
+        elif record["seq"] != before + 1:
+            report.problem = f"{place}: number {record['seq']} after number {before}"
             return report
-        report.records, report.head, seq = report.records + 1, record["hash"], record["seq"]
+        report.heads[record["hash"]] = record["seq"]
+        report.records += 1
         remembered = remembered or record["hash"] == head
     if not remembered:
         report.problem = f"no record has the hash {head}: the end of the log was cut off, or the log was written anew"
