@@ -5,11 +5,12 @@
     python -m strokect.audit_log - --mixed < stdout.log    # captured standard output, with other lines and several processes
 
 Changed, removed, inserted and reordered lines break the chain. A tail that was cut off does not: what is left is a good chain. So
-write down the head that the check prints, elsewhere, and give it to the next check. Without a key, who can write the file can write
-a new chain from any line on, too; only a remembered head finds that forgery.
+write down the head that the check prints, elsewhere, and give it to the next check. Without a key, whoever can write the file can
+write a new chain from any line on, too; only a remembered head finds that forgery.
 
 Lines reach the operating system before the answer goes out: they survive a killed process, not a power cut. To rotate, move the
 file away; the next line begins a new file with a start record whose `previous` is the head of the old one. Check both in order.
+A process that starts while there is no file begins a new chain: check what is older by itself.
 """
 
 import argparse

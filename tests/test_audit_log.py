@@ -8,6 +8,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -198,8 +199,9 @@ def test_chains_that_begin_in_the_same_moment_differ(capsys: pytest.CaptureFixtu
     assert len(check(*capsys.readouterr().out.encode().splitlines(), mixed=True).heads) == 200
 
 
-def _write_many(path: Path, rotate: bool) -> None:
+def _write_many(path: Path, rotate: bool, started: Barrier) -> None:
     log = AuditLog(path, VERSION)
+    started.wait()  # one that starts without a file would begin a new chain
     for number in range(60):
         log.write(answer(number))
         if rotate and number == 30:
@@ -210,7 +212,8 @@ def _write_many(path: Path, rotate: bool) -> None:
 def test_processes_share_one_chain(tmp_path: Path, rotate: bool) -> None:
     path = tmp_path / "log"
     context = get_context("fork")
-    processes = [context.Process(target=_write_many, args=(path, rotate and i == 0)) for i in range(3)]
+    started = context.Barrier(3)
+    processes = [context.Process(target=_write_many, args=(path, rotate and i == 0, started)) for i in range(3)]
     for process in processes:
         process.start()
     for process in processes:
