@@ -5,11 +5,12 @@
     python -m strokect.audit_log - --mixed < stdout.log    # captured standard output, with other lines and several processes
 
 Changed, removed, inserted and reordered lines break the chain. A tail that was cut off does not: what is left is a good chain. So
-write down the head that the check prints, elsewhere, and give it to the next check. Without a key, who can write the file can also
-write a new chain from any line on; only a remembered head finds that forgery.
+write down the head that the check prints, elsewhere, and give it to the next check. Without a key, whoever can write the file can
+write a new chain from any line on, too; only a remembered head finds that forgery.
 
 Lines reach the operating system before the answer goes out: they survive a killed process, not a power cut. To rotate, move the
 file away; the next line begins a new file with a start record whose `previous` is the head of the old one. Check both in order.
+A process that starts while there is no file begins a new chain: check what is older by itself.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import logging
 import math
 import os
 import re
+import secrets
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -70,13 +72,15 @@ class AuditLog:
 
     def __init__(self, path: Path | None, model_version: str | None = None, key: str | None = None):
         """Begin or continue the file `path`; None is standard output. Raises AuditLogError if its last line is not genuine."""
-        self._path, self._key, self._version = path, key, model_version
+        self._path, self._key = path, key
         self._lock = threading.Lock()
         self._head, self._seq = START_OF_CHAIN, -1
         self._file = -1  # descriptor
         self._last, self._offset = b"", -1  # our last line and where in the file it stands; -1: not in this file
         self._torn = 0  # bytes, not yet said
-        self._append({"event": "start", "model_version": model_version})
+        # Two processes on one standard output may start in the same millisecond; their chains must differ from the start.
+        self._beginning = {"event": "start", "model_version": model_version, "process": secrets.token_hex(8)}
+        self._append(self._beginning)
 
     def write(self, record: Record) -> None:
         """Append the line of one answer: exactly the keys of FIELDS. Raises AuditLogError; then the answer must not go out."""
@@ -97,7 +101,7 @@ class AuditLog:
                     self._lock_file(self._path)
                     # Moved away or emptied since our last line: the new file says what it follows.
                     if self._seq >= 0 and record["event"] != "start" and os.fstat(self._file).st_size == 0:
-                        self._put({"event": "start", "model_version": self._version})
+                        self._put(self._beginning)
                     self._put(record)
                 finally:
                     if self._file >= 0:
