@@ -21,7 +21,7 @@ class Running:
     """A service that is ready."""
 
     url: str
-    pid: int  # of the first process, and of the session that all of them are in
+    pid: int  # of the first process
     start_s: float  # from the start of the process to the first 200 of /readyz
 
 
@@ -67,27 +67,42 @@ def wait_until_ready(url: str, process: "subprocess.Popen[bytes]", log: Path) ->
     raise RuntimeError(f"the service did not become ready:\n{log.read_text()[-4000:]}")
 
 
-def memory_mb(session: int) -> float:
-    """Memory of every process of a session in MB, pages that several share counted once (PSS; Linux)."""
-    total = 0
+def family(pid: int) -> set[int]:
+    """A process and all its descendants (Linux). BentoML's workers have sessions and groups of their own."""
+    children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            if int(stat.read_text().rpartition(")")[2].split()[3]) == session:
-                rollup = (stat.parent / "smaps_rollup").read_text()
-                total += sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
-        except (FileNotFoundError, ProcessLookupError, PermissionError):  # gone in the meantime
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+        except OSError:  # gone in the meantime
             continue
+        children.setdefault(parent, []).append(int(stat.parent.name))
+    found, new = {pid}, [pid]
+    while new:
+        new = [child for each in new for child in children.get(each, [])]
+        found.update(new)
+    return found
+
+
+def memory_mb(pid: int) -> float:
+    """Memory of a process and all its descendants in MB, pages that several share counted once (PSS; Linux)."""
+    total = 0
+    for each in family(pid):
+        try:
+            lines = Path(f"/proc/{each}/smaps_rollup").read_text().splitlines()
+        except OSError:
+            continue
+        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
     return round(total * 1024 / 1e6, 1)
 
 
 @contextmanager
-def watch_memory(session: int, every_s: float = 0.5) -> Iterator[list[float]]:
+def watch_memory(pid: int, every_s: float = 0.5) -> Iterator[list[float]]:
     """The list fills with what `memory_mb` says, until the block ends."""
-    seen, stop = [memory_mb(session)], threading.Event()
+    seen, stop = [memory_mb(pid)], threading.Event()
 
     def look() -> None:
         while not stop.wait(every_s):
-            seen.append(memory_mb(session))
+            seen.append(memory_mb(pid))
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()

@@ -69,9 +69,9 @@ def over_http(service: dict[str, Any]) -> str:
         "## Over HTTP",
         "",
         f"`{service['command']}`, {service['date']}, {service['cpu']}, {service['cores']} cores, load "
-        f"{service['load_before']:g} before; {settings['requests']} requests each, {settings['folds']} folds × {settings['views']} "
-        "views, 20 dropout samples. Clients and service share the cores, and each client waits for its answer before it sends the "
-        "next request. Refused: answered 429, not among the latencies. /livez is asked meanwhile.",
+        f"{service['load_before']:g} before; {settings['requests']} requests each, {settings['folds']} folds × "
+        f"{settings['views']} views, 20 dropout samples. Clients and service share the cores, and each client waits for its "
+        "answer before it sends the next request. Refused: answered 429, not among the latencies. /livez is asked meanwhile.",
         "",
         "| network | clients | p50 ms | p95 ms | p99 ms | answers/s | refused | refusal, p95 ms | /livez, p95 ms | peak MB |",
         "|---|---|---|---|---|---|---|---|---|---|",
