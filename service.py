@@ -13,15 +13,20 @@ import bentoml
 from bentoml.validators import ContentType
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from strokect import json_log, monitoring
 from strokect.errors import DeadlineError, ImageError, NoResultError, StrokectError
 from strokect.http import IMAGE_STATUS, REQUEST_ID, Guard, HttpError
 from strokect.model_card import INTENDED_USE, OUT_OF_SCOPE
 from strokect.predictor import Prediction, Predictor
+from strokect.settings import read_settings
 
 logger = logging.getLogger("bentoml.strokect")  # BentoML shows INFO of its own loggers only
+SETTINGS = read_settings()
+if SETTINGS.log_format == "json":
+    json_log.install()
 
 RELEASE = Path(os.environ.get("STROKECT_RELEASE") or Path(__file__).parent / "models" / "release")
 DEADLINE_S = 30.0  # of one prediction; Guard has its own for the body
@@ -37,17 +42,26 @@ def show_model(request: Request) -> JSONResponse:
     return JSONResponse(predictor.describe() | about)
 
 
+def show_metrics(request: Request) -> Response:
+    """GET /metrics."""
+    content, media_type = monitoring.exposition()
+    return Response(content, media_type=media_type)
+
+
 # BentoML's timeout answers in a shape of its own and leaves the work running, so it is set out of reach. Its access log writes
-# any path a client makes up; Guard's does not. Its own routes are POST only, hence the mounted app.
-@bentoml.service(name="strokect", traffic={"timeout": 300}, logging={"access": {"enabled": False}})
-@bentoml.asgi_app(Starlette(routes=[Route("/model", show_model)]))
+# any path a client makes up, and its metrics keep every such path as a label for ever; Guard's and monitoring's do not. Its own
+# routes are POST only, hence the mounted app.
+@bentoml.service(name="strokect", traffic={"timeout": 300}, logging={"access": {"enabled": False}}, metrics={"enabled": False})
+@bentoml.asgi_app(Starlette(routes=[Route("/model", show_model), Route("/metrics", show_metrics)]))
 class StrokeCT:
     """Classifies single brain CT slices. Research software, not a medical device."""
 
     def __init__(self) -> None:
         self.predictor: Predictor | None = None
+        monitoring.start_metrics()
         try:
             self.predictor = Predictor(RELEASE)
+            monitoring.set_ready(self.predictor.release.version)
             logger.info("release %s loaded, %d folds", self.predictor.release.version, len(self.predictor.release.models))
         except Exception as error:
             # Raising would make BentoML restart the worker for ever; alive but not ready can be seen and diagnosed.

@@ -10,7 +10,7 @@ import logging
 import secrets
 import time
 import uuid
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -18,6 +18,8 @@ from pydantic import BaseModel
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import JSONResponse
+
+from strokect import monitoring
 
 logger = logging.getLogger("bentoml.strokect")  # BentoML shows INFO of its own loggers only
 
@@ -37,16 +39,23 @@ PATHS = ("/", "/model", "/docs.json", "/schema.json", *UPLOADS)
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 CODES = {
     400: ("bad_request", "the request cannot be understood"),
+    401: ("unauthorised", "a valid token is needed: send it as `Authorization: Bearer …`"),
     404: ("not_found", "no such address"),
     405: ("method_not_allowed", "this address does not accept this method"),
     408: ("timeout", "the request took too long to arrive"),
     413: ("too_large", f"the request is larger than {MAX_BODY // 2**20} MiB"),
     415: ("unsupported_media_type", "send multipart/form-data"),
     429: ("busy", "too many requests; try again later"),
+    501: ("not_installed", "this server was installed without what this needs"),
     503: ("not_ready", "the model is not loaded; the server's log says why"),
     504: ("timeout", "the request took too long"),
 }
 IMAGE_STATUS = {"empty_file": 400, "too_many_pixels": 413, "unknown_format": 415, "unsupported_transfer_syntax": 415}
+
+
+def request_id() -> str:
+    """That of the request in progress, "" outside of one."""
+    return REQUEST_ID.get()
 
 
 class ErrorDetail(BaseModel):
@@ -66,10 +75,10 @@ class ErrorBody(BaseModel):
 class HttpError(Exception):
     """An answer other than 2xx. Code and message default to those of the status."""
 
-    def __init__(self, status: int, code: str = "", message: str = ""):
+    def __init__(self, status: int, code: str = "", message: str = "", headers: Mapping[str, str] | None = None):
         default = CODES.get(status, ("internal_error", "something went wrong; the server's log says more"))
         super().__init__(message or default[1])
-        self.status, self.code = status, code or default[0]
+        self.status, self.code, self.headers = status, code or default[0], dict(headers or {})
 
     def body(self) -> ErrorBody:
         """The error as the client sees it, with the id of the request in progress."""
@@ -77,7 +86,7 @@ class HttpError(Exception):
 
     def response(self) -> JSONResponse:
         """The error as an answer that a handler can return."""
-        return JSONResponse(self.body().model_dump(), self.status)
+        return JSONResponse(self.body().model_dump(), self.status, self.headers)
 
 
 class Guard:
@@ -100,6 +109,7 @@ class Guard:
             if scope["path"] not in PROBES:
                 path = scope["path"] if scope["path"] in PATHS else "(unknown)"  # a made-up path may hold a name
                 took = 1000 * (time.perf_counter() - start)
+                monitoring.count_http(path, reply.status)
                 logger.info("request %s: %s %s %s %.1f ms", REQUEST_ID.get(), scope["method"], path, reply.status or "-", took)
 
     async def _serve(self, scope: Scope, receive: Receive, reply: "Reply") -> None:
@@ -226,7 +236,7 @@ class Reply:
 
     async def error(self, error: HttpError) -> None:
         """Send an error of our own."""
-        await self._json(error.status, error.body(), [])
+        await self._json(error.status, error.body(), [(k.lower().encode(), v.encode()) for k, v in error.headers.items()])
 
     async def _finish(self, held: Message) -> None:
         kept = [(k, v) for k, v in held.get("headers", []) if k.lower() in (b"allow", b"retry-after")]

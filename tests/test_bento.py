@@ -30,6 +30,8 @@ def imports(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module == "strokect":
+            yield from (f"strokect.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
 
@@ -39,7 +41,7 @@ def test_the_bento_includes_the_serving_modules_and_nothing_else() -> None:
 
 
 def test_serving_modules_import_only_each_other_and_what_the_bento_installs() -> None:
-    names = {"pillow": "PIL"}
+    names = {"pillow": "PIL", "prometheus-client": "prometheus_client"}
     installed = {names.get(name, name) for name in (line.split("==")[0] for line in BENTOFILE["python"]["packages"])}
     for path in (path for path in CODE if path.endswith(".py")):
         for module in imports(ROOT / path):
