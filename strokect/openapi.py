@@ -11,12 +11,16 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+<<<<<<< HEAD
 from strokect.answers import Prediction
+=======
+from strokect.answers import Prediction, SeriesPrediction
+>>>>>>> issue5-F
 from strokect.http import CODES, ErrorBody, HttpError
 
 Schema = dict[str, Any]
 
-MODELS: tuple[type[BaseModel], ...] = (Prediction, ErrorBody)
+MODELS: tuple[type[BaseModel], ...] = (Prediction, SeriesPrediction, ErrorBody)
 UPLOAD_ERRORS = (400, 401, 408, 413, 415, 422, 429, 500, 503, 504)
 DESCRIPTION = """\
 Classifies brain CT slices. **Research software, not a medical device**: it must not be used to diagnose, triage or treat, and a
@@ -118,6 +122,7 @@ class Route:
 
 ROUTES = (
     Route("post", "/predict", "Judge one slice", {"application/json": ref("Prediction")}, UPLOAD_ERRORS, "image"),
+    Route("post", "/predict_series", "Judge a series", {"application/json": ref("SeriesPrediction")}, UPLOAD_ERRORS, "series"),
     Route(
         "post",
         "/explain",
@@ -212,6 +217,8 @@ def error_response(status: int) -> Schema:
         "headers": {"X-Request-Id": {"schema": {"type": "string"}}},
         "content": {"application/json": content},
     }
+    if status == 401:
+        described["headers"]["WWW-Authenticate"] = {"schema": {"type": "string"}, "required": True}
     if status == 429:
         described["headers"]["Retry-After"] = {"schema": {"type": "integer"}, "description": "seconds", "required": True}
     return described

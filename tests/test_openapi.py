@@ -18,14 +18,15 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from schemathesis.specs.openapi import checks
 from serving import Server, serve
 
+from strokect.answers import Prediction, SeriesPrediction
 from strokect.http import PATHS, UPLOADS, ErrorBody
 from strokect.openapi import EXAMPLE_INPUT, ROUTES, document
-from strokect.predictor import Prediction, Predictor
+from strokect.predictor import Predictor
 
 ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "bentoml", "serve", "service:StrokeCT"]
 DOCUMENT = document("0123456789ab")
-NOT_SERVED_YET = {"/explain", "/view", "/page.css", "/page.js"}
+NOT_SERVED_YET = {"/predict_series", "/explain", "/view", "/page.css", "/page.js"}
 PNG = encode(grey_slice())
 FILES = (PNG, encode(grey_slice(), "JPEG"), dicom_bytes(np.full((64, 64), 1064, np.int16)), PNG[:200], b"")
 
@@ -48,14 +49,16 @@ def test_answers_have_the_fields_of_the_models(tmp_path: Path) -> None:
     schemas = DOCUMENT["components"]["schemas"]
     answer = Predictor(fake_release(tmp_path)).predict(PNG).model_dump(mode="json")
     assert list(answer) == schemas["Prediction"]["required"] == list(Prediction.model_fields)
+    assert schemas["SeriesPrediction"]["required"] == list(SeriesPrediction.model_fields)
     assert {"type": "null"} in schemas["Prediction"]["properties"]["probability"]["anyOf"]
     assert schemas["ErrorDetail"]["required"] == ["code", "message", "request_id"]
 
 
-def test_examples_of_errors_are_errors_and_only_overload_names_a_wait() -> None:
+def test_examples_of_errors_are_errors_that_say_what_to_do_next() -> None:
     for name, response in DOCUMENT["components"]["responses"].items():
         ErrorBody.model_validate(response["content"]["application/json"]["example"])
         assert ("Retry-After" in response["headers"]) is (name == "Error429")
+        assert ("WWW-Authenticate" in response["headers"]) is (name == "Error401")
 
 
 def test_only_probes_and_the_page_need_no_token() -> None:
