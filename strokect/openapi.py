@@ -11,11 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-<<<<<<< HEAD
-from strokect.answers import Prediction
-=======
 from strokect.answers import Prediction, SeriesPrediction
->>>>>>> issue5-F
 from strokect.http import CODES, ErrorBody, HttpError
 
 Schema = dict[str, Any]
