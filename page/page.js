@@ -7,11 +7,12 @@ import { BRAIN, Pictures } from "./pictures.js";
 import { details, showAnswer } from "./result.js";
 import { getJson, hasToken, postJson, setToken } from "./service.js";
 import { Strip } from "./strip.js";
-import { DECISIONS, number, problemWords } from "./words.js";
+import { DECISIONS, number, problemWords, sentence } from "./words.js";
 import { SliceView } from "./slice_view.js";
 
 const MAX_BODY_MIB = 25; // where GET /model does not say
 const STATES = { stroke: "stroke", normal: "normal", refer: "referred", reject: "rejected" };
+const NAMES = ["loading-name", "problem-name", "scan-name"];
 const PANELS = ["loading", "problem", "token", "scan"];
 
 const state = { model: null, history: [], scan: null, job: null, retry: null };
@@ -181,7 +182,7 @@ function showSeries(card, scan) {
     .filter(([count]) => count);
   const summary = `${scan.slices.length} slices: ${counts.map(([count, word]) => `${count} ${word}`).join(", ")}.`;
   const extra = [element("p", { class: "note" }, summary), details(answer, scan.title)];
-  showAnswer(card, answer, { of: `The series, ${scan.slices.length} slices`, target: answer.target, extra });
+  showAnswer(card, answer, { of: `The series, ${scan.slices.length} slices`, scope: "Taken as a whole, ", target: answer.target, extra });
 }
 
 function showLeftOut(scan) {
@@ -191,7 +192,7 @@ function showLeftOut(scan) {
   const many = scan.leftOut.length > 1;
   panel.querySelector("summary").textContent = `${scan.leftOut.length} file${many ? "s" : ""} left out of the series`;
   const name = (number) => scan.files?.[number]?.name ?? `file ${number + 1}`;
-  const items = scan.leftOut.map((file) => element("li", {}, element("strong", {}, name(file.number)), `: ${file.message}`));
+  const items = scan.leftOut.map((file) => element("li", {}, element("strong", {}, name(file.number)), `: ${sentence(file.message)}`));
   panel.querySelector("ul").replaceChildren(...items);
 }
 
@@ -229,11 +230,12 @@ function markHistory() {
 function clear() {
   state.job?.abort();
   Object.assign(state, { history: [], scan: null, retry: null });
-  byId("history-list").replaceChildren();
   byId("history").hidden = true;
-  for (const id of ["series-card", "slice-card"]) byId(id).replaceChildren();
+  for (const id of ["history-list", "series-card", "slice-card", ...NAMES]) byId(id).replaceChildren();
+  byId("left-out").querySelector("ul").replaceChildren();
   strip.fill([], () => {});
   enter("start");
+  sliceView.clear();
   byId("pick-files").focus();
   announce("Everything of this session is cleared.");
 }
@@ -275,19 +277,18 @@ function wire() {
 
 /** The whole window takes a drop: a file that misses the frame would otherwise replace the page. */
 function wireDrop() {
-  let depth = 0; // dragenter and dragleave come for every child
-  const drag = (change) => {
-    depth = Math.max(0, change === null ? 0 : depth + change);
-    document.body.classList.toggle("dragging", depth > 0);
-  };
-  const holdsFiles = (event) => event.dataTransfer?.types.includes("Files");
-  addEventListener("dragenter", (event) => holdsFiles(event) && drag(1));
-  addEventListener("dragleave", (event) => holdsFiles(event) && drag(-1));
-  addEventListener("dragover", (event) => event.preventDefault());
+  const veil = (shown) => document.body.classList.toggle("dragging", shown);
+  for (const kind of ["dragenter", "dragover"]) {
+    addEventListener(kind, (event) => {
+      event.preventDefault();
+      veil(event.dataTransfer.types.includes("Files"));
+    });
+  }
+  addEventListener("dragleave", (event) => event.relatedTarget === null && veil(false)); // it left the window, not an element in it
   addEventListener("drop", (event) => {
     event.preventDefault();
-    drag(null);
-    if (holdsFiles(event)) take(dropped(event.dataTransfer));
+    veil(false);
+    if (event.dataTransfer.types.includes("Files")) take(dropped(event.dataTransfer));
   });
 }
 

@@ -3,15 +3,15 @@
 import { element, icon } from "./dom.js";
 import { DECISIONS, number, referBand, referWords, sentence, thresholdWords } from "./words.js";
 
-/** Fill `card` with an answer about `target`. `of` says what it is about: "this slice", "the series". */
-export function showAnswer(card, answer, { of, target, extra = [] }) {
+/** Fill `card` with an answer about `target`. `of` says what it is about, `scope` begins the sentence on what it means. */
+export function showAnswer(card, answer, { of, scope = "", target, extra = [] }) {
   const { word, says } = DECISIONS[answer.decision];
   const said = element("span", {}, word);
   card.dataset.decision = answer.decision;
   card.replaceChildren(
     element("p", { class: "of" }, of),
     element("h2", { class: "verdict", tabindex: -1 }, icon(answer.decision), said),
-    element("p", { class: "meaning" }, says(target)),
+    element("p", { class: "meaning" }, sentence(scope + says(target))),
     ...reasons(answer),
     ...(answer.probability === null ? [element("p", { class: "none" }, "No probability is given for it.")] : probability(answer)),
     ...(Number.isFinite(answer.uncertainty?.value) ? uncertainty(answer) : []),
@@ -29,7 +29,8 @@ function probability(answer) {
   const bar = element("div", { class: "gauge probability", "aria-hidden": "true" }, element("span", { class: "fill" }));
   const band = referBand(answer);
   if (band) {
-    bar.append(element("span", { class: "band" }));
+    const [from, to] = band.map((edge) => number(edge));
+    bar.append(element("span", { class: "band" }, element("span", { class: "band-label" }, `refer ${from}–${to}`)));
     bar.style.setProperty("--from", band[0]);
     bar.style.setProperty("--to", band[1]);
   }
@@ -45,7 +46,6 @@ function probability(answer) {
 
 function uncertainty(answer) {
   const { value, refer_above: limit, mc_std, fold_std } = answer.uncertainty;
-  const words = referWords(answer);
   const [from, to] = extent(answer.uncertainty);
   const share = (what) => Math.min(Math.max((what - from) / (to - from), 0), 1);
   const bar = element("div", { class: "gauge uncertainty", "aria-hidden": "true" }, element("span", { class: "fill" }));
@@ -53,13 +53,15 @@ function uncertainty(answer) {
   bar.style.setProperty("--value", share(value));
   bar.style.setProperty("--from", share(limit));
   bar.style.setProperty("--to", 1);
-  const spread = [["under dropout", mc_std], ["between the models", fold_std]].filter(([, std]) => Number.isFinite(std));
+  const spreads = [["under dropout", mc_std], ["between the models", fold_std]]
+    .filter(([, std]) => Number.isFinite(std))
+    .map(([where, std]) => `${number(std, 3)} ${where}`);
   return [
     figure("Uncertainty", number(value, 3), "uncertainty"),
     bar,
     ends("sure", "unsure"),
-    element("p", { class: "note" }, `${words.here} ${words.rule} Measured as ${words.title}.`),
-    ...(spread.length ? [element("p", { class: "note spread" }, `Standard deviation of the probability: ${spread.map(([what, std]) => `${number(std, 3)} ${what}`).join(", ")}.`)] : []),
+    element("p", { class: "note" }, referWords(answer)),
+    ...(spreads.length ? [element("p", { class: "note" }, `Standard deviation of the probability: ${spreads.join(", ")}.`)] : []),
   ];
 }
 

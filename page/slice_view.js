@@ -43,6 +43,15 @@ export class SliceView {
     this.#shown?.abort();
   }
 
+  /** Forget the scan and its picture. */
+  clear() {
+    this.close();
+    this.#scan = this.#slice = null;
+    this.#viewer.setMap(null);
+    this.#viewer.setPicture(null);
+    byId("caption").replaceChildren();
+  }
+
   /** Show a slice of the scan. */
   async show(scan, slice, of) {
     this.#slice = slice;
@@ -51,8 +60,8 @@ export class SliceView {
     this.#shown = new AbortController();
     const { signal } = this.#shown;
     this.#viewer.setMap(null);
-    this.#tellMap("");
     byId("map-control").disabled = true;
+    byId("viewing").classList.toggle("is-rejected", slice.decision === "reject");
     await Promise.all([this.#showPicture(signal), this.#showMap(signal)]);
   }
 
@@ -88,7 +97,7 @@ export class SliceView {
       byId("map-control").disabled = highest <= 0;
       byId("scale-end").textContent = number(Math.max(highest, 0));
       const what = `Class activation map, ${rows} × ${columns} cells: not a localisation.`;
-      return this.#tellMap(highest > 0 ? what : `${what} It is positive nowhere on this slice.`);
+      return this.#tellMap(highest > 0 ? `${what} Yellow is the highest value on this slice.` : `${what} It is positive nowhere on this slice.`);
     } catch (error) {
       if (signal.aborted) return undefined;
       const id = error.requestId ? ` Request id: ${error.requestId}` : "";
@@ -106,7 +115,6 @@ export class SliceView {
 
   #tellMap(words) {
     byId("map-note").textContent = words;
-    byId("scale").hidden = byId("map-control").disabled;
   }
 
   #caption() {

@@ -53,7 +53,7 @@ export class Strip {
     const item = this.#items[to];
     if (focused) item.focus({ preventScroll: true });
     const room = this.#list.clientWidth - item.offsetWidth;
-    this.#list.scrollLeft = item.offsetLeft - this.#list.offsetLeft - room / 2; // scrollIntoView would move the page as well
+    this.#list.scrollLeft = item.offsetLeft - room / 2; // scrollIntoView would move the page as well
     this.#onSelect(to);
   }
 

@@ -69,7 +69,7 @@ export function drawScale(canvas) {
 }
 
 /** How much of the colour of a value, 0…1, is laid on: weak activation leaves the slice readable. */
-const visible = (value) => Math.sqrt(value);
+const visible = (value) => value ** 0.8;
 
 /** A map of few cells as a smooth picture: linear between the centres of the cells, nothing where it is not positive. */
 function tint(map, highest) {

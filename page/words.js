@@ -1,11 +1,11 @@
 // What the answers mean, in words.
 
-/** By decision: its word, its icon, and what it says about a target. */
+/** By decision: its word, and what it says about a target. */
 export const DECISIONS = {
-  stroke: { word: "Stroke", says: (target) => `The model finds: ${target}.` },
-  normal: { word: "Normal", says: (target) => `The model does not find: ${target}. This does not rule out a stroke.` },
-  refer: { word: "Refer", says: () => "The model is not sure enough. A person has to read it." },
-  reject: { word: "Rejected", says: () => "Not judged: this is not what the model was made for. It gets no label." },
+  stroke: { word: "Stroke", says: (target) => `the model finds: ${target}.` },
+  normal: { word: "Normal", says: (target) => `the model does not find: ${target}. This does not rule out a stroke.` },
+  refer: { word: "Refer", says: () => "the model is not sure enough. A person has to read it." },
+  reject: { word: "Rejected", says: () => "not judged: it is not what the model was made for. It gets no label." },
 };
 
 const MEASURES = {
@@ -24,13 +24,11 @@ export function number(value, digits = 2) {
   return text.replace("-", "−");
 }
 
-/** What the uncertainty is a measure of. */
-export const measureWords = (measure) => MEASURES[measure] ?? measure;
-
 /** Where a probability lies to its threshold. */
 export function thresholdWords({ probability, threshold }) {
   const side = probability >= threshold ? "at or above" : "below";
-  return `${number(probability)} is ${side} the threshold ${number(threshold)}.`;
+  const digits = number(probability) === number(threshold) ? 5 : 2; // "0.35 is below 0.35" would puzzle
+  return `${number(probability, digits)} is ${side} the threshold ${number(threshold, digits)}.`;
 }
 
 /** The probabilities [from, to] that are referred, where the measure is a function of the probability; else null. */
@@ -50,10 +48,9 @@ export function referBand({ uncertainty, threshold }) {
 export function referWords(answer) {
   const { value, refer_above: limit, measure } = answer.uncertainty;
   const band = referBand(answer);
-  const where = band ? `, which is between the probabilities ${number(band[0])} and ${number(band[1])}` : "";
-  const rule = `Referred to a person above ${number(limit, 3)}${where}.`;
-  const here = value > limit ? "above the limit" : "within the limit";
-  return { title: measureWords(measure), rule, here: `${number(value, 3)} is ${here}.` };
+  const where = band ? `, that is with a probability between ${number(band[0])} and ${number(band[1])}` : "";
+  const here = value > limit ? `Above the limit ${number(limit, 3)}, so a person has to read it.` : `Within the limit ${number(limit, 3)}.`;
+  return `${here} Answers above it are referred${where}. Measured as ${MEASURES[measure] ?? measure}.`;
 }
 
 function entropyBand(limit) {

@@ -227,7 +227,7 @@ def series_answer(files: list[bytes]) -> dict[str, Any]:
         {"number": number, "position": place, **{key: each[key] for key in kept}} for place, (number, each) in enumerate(judged)
     ]
     probabilities = sorted((each["probability"] for each in slices if each["probability"] is not None), reverse=True)[:3]
-    rejected = len(probabilities) < len(slices) / 2
+    rejected = 2 * sum(each["decision"] == "reject" for each in slices) > len(slices)
     probability = None if rejected else float(np.mean(probabilities))
     return answer(files[judged[0][0]]) | {
         "rule": "mean of the three most probable slices",
