@@ -168,6 +168,7 @@ def test_the_deadline_of_the_request_comes_before_the_time_of_a_decoder(stand_in
         pool.members([b"1", b"spin"], time.monotonic() + 0.5, 9)
     with pytest.raises(DeadlineError):
         pool.picture(b"1", time.monotonic() - 1)
+    assert pool.losses == {"deadline": 2}  # the third had not begun
     assert pool.picture(b"1").grey.shape == (1, 2)
 
 
