@@ -178,8 +178,9 @@ class WorkerPool:
 
     def _choose(self, deadline: float) -> Worker:
         with self._changed:
-            left = None if deadline == math.inf else deadline - time.monotonic()
-            if not self._changed.wait_for(lambda: self._free or self._closed, left):
+            left = deadline - time.monotonic()
+            wait_s = None if left == math.inf else left
+            if left <= 0 or not self._changed.wait_for(lambda: self._free or self._closed, wait_s):
                 raise _too_late()
             if self._closed:
                 raise StrokectError("the processes that decode uploads have been shut down")

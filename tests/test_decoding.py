@@ -20,7 +20,7 @@ from conftest import ROOT
 from decoder_stand_in import SECRET
 from fakes import dicom_bytes, encode, grey_slice
 
-from strokect.decode_messages import LENGTHS, parse_error, parse_picture, receive, send
+from strokect.decode_messages import LENGTHS, Header, parse_error, parse_member, parse_picture, receive, send
 from strokect.decoding import MAX_LOSSES, DecodePool
 from strokect.errors import DeadlineError, ImageError, StrokectError
 from strokect.series import Member, read_series
@@ -142,6 +142,25 @@ def test_a_series_is_read_as_it_is_here(pool: DecodePool) -> None:
     assert refusal(lambda: pool.members(files, NEVER, 5)) == refusal(lambda: read_series(files, 5))
 
 
+def test_a_series_that_outlives_its_decoder_is_still_one_series(monkeypatch: pytest.MonkeyPatch) -> None:
+    """UIDs are hashed with a salt, which the next decoder must share; large slices, so that the first is not done already."""
+    slices = [dicom_bytes(np.full((512, 512), 1000 + n, np.int16), SeriesInstanceUID="1.2.3") for n in range(8)]
+    pool = DecodePool(1, 20, 256)
+
+    def parse_and_kill(header: Header, grey: bytearray) -> Member:
+        if header["number"] == 1 and not pool.losses:
+            os.kill(next(iter(pids(pool))), signal.SIGKILL)
+        return parse_member(header, grey)
+
+    monkeypatch.setattr("strokect.decoding.parse_member", parse_and_kill)
+    try:
+        found = pool.members(slices, NEVER, 9)
+        assert pool.losses == {"died": 1} and as_seen(found) == as_seen(read_series(slices, 9))
+        assert len({member.geometry.series for member in found if member.geometry}) == 1
+    finally:
+        pool.close()
+
+
 def test_a_series_of_too_many_pixels_is_refused_before_it_fills_the_memory(
     pool: DecodePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +187,7 @@ def test_the_deadline_of_the_request_comes_before_the_time_of_a_decoder(stand_in
         pool.members([b"1", b"spin"], time.monotonic() + 0.5, 9)
     with pytest.raises(DeadlineError):
         pool.picture(b"1", time.monotonic() - 1)
+    assert pool.losses == {"deadline": 2}  # the third had not begun
     assert pool.picture(b"1").grey.shape == (1, 2)
 
 
