@@ -5,6 +5,7 @@ What may come in, and how much of it at once, is decided in strokect/guard.py.
 """
 
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,7 +25,6 @@ from strokect.answers import Prediction, SeriesPrediction, reason_codes
 from strokect.audit_log import AuditLog
 from strokect.decoding import DecodePool
 from strokect.errors import (
-    AuditLogError,
     DeadlineError,
     ImageError,
     NoResultError,
@@ -53,6 +53,7 @@ File = Annotated[Path, ContentType("application/octet-stream")]
 
 if SETTINGS.log_format == "json":
     json_log.install()
+lifecycle.without_traces()
 lifecycle.listen_for_workers()
 
 
@@ -92,6 +93,7 @@ class StrokeCT:
         self.pool = DecodePool(SETTINGS.decode_workers, SETTINGS.decode_timeout_s, SETTINGS.decode_memory_mb)
         try:
             self.predictor = Predictor(SETTINGS.release)
+            self.pool.wait_ready(time.monotonic() + SETTINGS.exit_after_s)
             self.audit_log = AuditLog(SETTINGS.audit_log, self.predictor.release.version, SETTINGS.audit_key)
             monitoring.set_ready(self.predictor.release.version)
             logger.info("release %s loaded, %d folds", self.predictor.release.version, len(self.predictor.release.models))
@@ -175,15 +177,15 @@ class StrokeCT:
         except NoResultError as error:
             logger.error("request %s: %s", exchange.request_id, error)
             problem = HttpError(500, "no_result", "the model gave no usable number for this picture")
-        except AuditLogError as error:
-            logger.error("request %s: %s", exchange.request_id, error)
-            problem = HttpError(500)
         except DeadlineError:
             problem = HttpError(504)
         except NotInstalledError as error:
             problem = HttpError(501, message=str(error))
         except HttpError as error:
             problem = error
+        except StrokectError as error:  # no decoder, or no audit line: an answer that cannot be written down is not given
+            logger.error("request %s: %s", exchange.request_id, error)
+            problem = HttpError(500)
         # BentoML sends a Response as it is. A union in the annotations instead would break its schema.
         return problem.response()
 

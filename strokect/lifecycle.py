@@ -20,6 +20,14 @@ GRACE_S = 8.0  # for requests in flight after SIGTERM; Cloud Run kills after 10 
 GAVE_UP = signal.SIGRTMIN + 1
 
 
+def without_traces() -> None:
+    """Switch BentoML's OpenTelemetry off, unless the environment says otherwise; before BentoML makes the application.
+
+    Its spans of every request go nowhere and stay in memory: 5 kB a request, measured on BentoML 1.4.39 with a service of one line.
+    """
+    os.environ.setdefault("OTEL_SDK_DISABLED", "true")
+
+
 def listen_for_workers() -> None:
     """In the process that supervises the worker (and, without effect, in the worker): end when a worker says that it gave up."""
     if threading.current_thread() is threading.main_thread():
