@@ -163,9 +163,7 @@ class Settings:
     max_slices: Annotated[int, Variable("MAX_SLICES", _number(int, 1, 10_000), 400, "files of one series")]
     decode_workers: Annotated[int, DECODE_WORKERS]
     decode_timeout_s: Annotated[float, Variable("DECODE_TIMEOUT_S", _number(float, 0.1, 600), 10.0, "seconds to decode one file")]
-    decode_memory_mb: Annotated[
-        int, Variable("DECODE_MEMORY_MB", _number(int, 100, 65_536), 256, "MiB that decoding one file may take")
-    ]
+    decode_memory_mb: Annotated[int, Variable("DECODE_MEMORY_MB", _number(int, 100, 65_536), 256, "MiB to decode one file")]
     audit_log: Annotated[Path | None, AUDIT_LOG]
     audit_key: Annotated[str | None, AUDIT_KEY] = field(repr=False)
     cors_origins: Annotated[tuple[str, ...], CORS_ORIGINS]

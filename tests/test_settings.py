@@ -31,7 +31,7 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (settings.tokens, settings.audit_log, settings.audit_key, settings.cors_origins) == ((), None, None, ())
     assert (settings.rate_per_minute, settings.computing, settings.queue, settings.decode_workers) == (0, 3, 4, 4)
     assert (settings.deadline_s, settings.series_deadline_s, settings.decode_timeout_s) == (30.0, 120.0, 10.0)
-    assert (settings.max_body_mb, settings.max_slices, settings.decode_memory_mb) == (31, 400, 400)
+    assert (settings.max_body_mb, settings.max_slices, settings.decode_memory_mb) == (31, 400, 256)
     assert (settings.log_format, settings.exit_after_s) == ("json", 60.0)
 
 
