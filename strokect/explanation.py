@@ -52,11 +52,14 @@ def explain(exchange: Exchange, picture: Picture, prediction: Prediction, activa
 
 
 def _headers(prediction: Prediction) -> dict[str, str]:
-    """The prediction as headers; only refer has a reason here."""
+    """The prediction as headers."""
     headers = {
         "X-Decision": prediction.decision,
         "X-Threshold": repr(prediction.threshold),
         "X-Model-Version": prediction.model_version,
-        "X-Reasons": prediction.uncertainty.measure if prediction.decision == "refer" else "",
     }
-    return headers | ({} if prediction.probability is None else {"X-Probability": repr(prediction.probability)})
+    if prediction.probability is not None:
+        headers["X-Probability"] = repr(prediction.probability)
+    if prediction.decision == "refer":
+        headers["X-Reasons"] = prediction.uncertainty.measure
+    return headers
