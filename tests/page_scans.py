@@ -23,11 +23,11 @@ def patient(number: int = 0, slices: int = 10, size: int = 96) -> list[PhantomSl
     return make_patient(number, seed=SEED, slices=slices, size=size)
 
 
-def png(hu: np.ndarray, **answer: Any) -> bytes:
-    """A slice in the brain window as PNG with its answer in a text chunk."""
+def png(hu: np.ndarray, seen: tuple[float, float] = (40, 120), **answer: Any) -> bytes:
+    """A slice as PNG, `seen` at a level and width, with its answer in a text chunk."""
     text = PngInfo()
     text.add_text("Comment", note(**answer))
-    return _saved(window(hu), "PNG", pnginfo=text)
+    return _saved(window(hu, *seen), "PNG", pnginfo=text)
 
 
 def jpeg(hu: np.ndarray, **answer: Any) -> bytes:

@@ -637,7 +637,8 @@ let texts = 0;
 for (const element of document.querySelectorAll("body *")) {
   if (!element.checkVisibility({ visibilityProperty: true }) || element.closest(":disabled, .unseen, noscript")) continue;
   const style = getComputedStyle(element);
-  const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim()) || element.matches("input:not([type=range])");
+  const text = [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
+  const own = text || element.matches("input:not([type=range])");
   if (own) {
     texts += 1;
     const found = ratio(over(parse(style.color), ground(element)), ground(element));
