@@ -17,7 +17,7 @@ from selenium.webdriver.common.keys import Keys
 from strokect.phantom import window
 from tests.browser import Browser
 from tests.page_fixtures import asked_for, current, drawn_on, noted, set_value, shows, written
-from tests.page_scans import dicom, patient, series, zipped
+from tests.page_scans import dicom, patient, png, series, zipped
 from tests.page_server import PageServer
 
 pytest_plugins = ["tests.page_fixtures"]
@@ -105,6 +105,14 @@ def test_a_zip_that_the_page_cannot_open_is_sent_as_it_is(
     assert len(browser.all("#strip [role=option]")) == 10
     assert "could not open the zip itself" in browser.text("#no-picture")
     assert asked_for(start, "/view") == [] and not browser.one("#window-control").is_displayed()
+
+
+def test_files_are_sent_in_the_order_of_the_numbers_in_their_names(browser: Browser, start: PageServer, tmp_path: Path) -> None:
+    probabilities = {"im10.png": 0.3, "im9.png": 0.2, "im1.png": 0.1}
+    paths = [written(tmp_path / name, png(patient()[0].hu, probability=value)) for name, value in probabilities.items()]
+    browser.pick(paths, "normal")
+    shown = [item.get_attribute("aria-label").split()[-1] for item in browser.all("#strip [role=option]")]
+    assert shown == ["0.10", "0.20", "0.30"]
 
 
 def test_a_stored_zip_is_opened_too(browser: Browser, start: PageServer, tmp_path: Path) -> None:
