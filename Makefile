@@ -49,6 +49,7 @@ search: setup ## hyperparameter search with the params as they stand (docs/searc
 bench: setup ## the benchmarks, into metrics/bench/
 	python -m benchmarks.pipeline
 	python -m benchmarks.serve
+	python -m benchmarks.service
 	python -m benchmarks.train
 
 readme: setup ## fill the marked blocks of README.md from the metrics

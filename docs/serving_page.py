@@ -1,4 +1,4 @@
-"""docs/results/serving.md and the README's table of it, from what `benchmarks.serve` and `benchmarks.release` wrote."""
+"""docs/results/serving.md and the README's table of it, from what `benchmarks.serve`, `.release` and `.service` wrote."""
 
 from typing import Any
 
@@ -27,15 +27,15 @@ def serving_table(bench: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def serving_page(bench: dict[str, Any], release: dict[str, Any]) -> str:
-    """The whole page; `release` is what `python -m benchmarks.release` wrote."""
+def serving_page(bench: dict[str, Any], release: dict[str, Any], service: dict[str, Any]) -> str:
+    """The whole page; `release` and `service` are what `python -m benchmarks.release` and `.service` wrote."""
     versions = ", ".join(f"{name} {version}" for name, version in bench["versions"].items())
     lines = [
         "# Speed of the engine",
         "",
         f"`{bench['command']}`, {bench['date']}, {bench['cpu']}, {bench['cores']} cores; {versions}.",
         "Rivals take turns in one run; ratios count, times are those of this machine.",
-        "Filled by `make readme` from `docs/results/serve.json` and `docs/results/release.json`.",
+        "Filled by `make readme` from `serve.json`, `release.json` and `service.json` in `docs/results/`.",
         "",
         serving_table(bench),
         "",
@@ -59,7 +59,36 @@ def serving_page(bench: dict[str, Any], release: dict[str, Any]) -> str:
         "",
     ]
     lines += ["| | value |", "|---|---|", *(f"| {key.replace('_', ' ')} | {_text(value)} |" for key, value in release.items())]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", over_http(service)]) + "\n"
+
+
+def over_http(service: dict[str, Any]) -> str:
+    """Latency, throughput and refusals under load; `service` is what `python -m benchmarks.service` wrote."""
+    settings = service["settings"]
+    lines = [
+        "## Over HTTP",
+        "",
+        f"`{service['command']}`, {service['date']}, {service['cpu']}, {service['cores']} cores, load "
+        f"{service['load_before']:g} before; {settings['requests']} requests each, {settings['folds']} folds × "
+        f"{settings['views']} views, 20 dropout samples. Clients and service share the cores, and each client waits for its "
+        "answer before it sends the next request. Refused: answered 429, not among the latencies. /livez is asked meanwhile.",
+        "",
+        "| network | clients | p50 ms | p95 ms | p99 ms | answers/s | refused | refusal, p95 ms | /livez, p95 ms | peak MB |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, network in service["networks"].items():
+        for clients, row in network["clients"].items():
+            latency, refusal = row["latency_ms"] or {}, row["refusal_ms"] or {}
+            cells = [
+                *(latency.get(level) for level in ("p50", "p95", "p99")),
+                row["answers_per_s"],
+                f"{row['share_refused']:.0%}",
+            ]
+            cells += [refusal.get("p95"), row["livez_ms"]["p95"], row["peak_mb"]]
+            lines.append(f"| {name} | {clients} | " + " | ".join("–" if cell is None else str(cell) for cell in cells) + " |")
+    ready = ", ".join(f"{name} {network['ready_s']:g} s" for name, network in service["networks"].items())
+    lines += ["", f"From the start of the process to ready: {ready}. Peak: all processes together, shared pages counted once."]
+    return "\n".join(lines)
 
 
 def _text(value: Any) -> str:

@@ -17,7 +17,7 @@ from strokect.summary import summary
 
 README = Path("README.md")
 PHANTOM = Path("docs/phantom")  # the committed run of `make repro`: a later run in the workspace must not make the README wrong
-BENCHES = tuple(Path(f"metrics/bench/{name}.json") for name in ("serve", "release", "train"))  # of any machine
+BENCHES = tuple(Path(f"metrics/bench/{name}.json") for name in ("serve", "release", "service", "train"))  # of any machine
 SEARCH = Path("metrics/search.json")
 SHOWN = ("metrics/evaluate.json", "metrics/safety.json", "metrics/bench/pipeline.json", "reports/plots/roc.png")
 
@@ -40,7 +40,7 @@ def pages() -> dict[Path, str]:
     return {
         RESULTS / "safety.md": safety_page(safety_runs(), headlines()),
         RESULTS / "search.md": search_page(read_json(PHANTOM / "search.json")),
-        RESULTS / "serving.md": serving_page(read_json(RESULTS / "serve.json"), read_json(RESULTS / "release.json")),
+        RESULTS / "serving.md": serving_page(*(read_json(RESULTS / f"{name}.json") for name in ("serve", "release", "service"))),
         RESULTS / "training-speed.md": training_speed_page(read_json(RESULTS / "train.json")),
     }
 

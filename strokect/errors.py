@@ -44,6 +44,18 @@ class DeadlineError(StrokectError):
     """The time allowed for a request is over."""
 
 
+class SettingsError(StrokectError):
+    """A STROKECT_* variable is unknown or has a value that is not allowed."""
+
+
+class AuditLogError(StrokectError):
+    """The audit log cannot be continued or written: no answer may go out without its line."""
+
+
+class NotInstalledError(StrokectError):
+    """What was asked for needs an optional package; the message names it."""
+
+
 class SafetyError(StrokectError):
     """The safety layer cannot be fitted on this cohort."""
 

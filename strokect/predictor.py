@@ -2,56 +2,26 @@
 
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel
+import numpy as np
+from numpy.typing import NDArray
 
+from strokect.answers import LeftOut, OutOfDistribution, Prediction, SeriesPrediction, SliceAnswer, Uncertainty
 from strokect.files import sha256_bytes
+from strokect.judge import Examination
+from strokect.operating_point import series_probability
+from strokect.policy import Decision, Evidence
 from strokect.release import load_release
-from strokect.slices import decode
+from strokect.series import Arranged, Member, arrange
+from strokect.series_policy import SeriesDecision, decide_series, rule_in_words
+from strokect.slices import Picture, decode
 
 DATA_KEYS = ("source", "labels", "label_unit", "data_sha256", "split_sha256")
 UNGROUPED = "The split was not grouped by patient: these numbers are not patient-independent and may be far too good."
-
 SHUFFLED = "The labels were permuted between patients: this is a control run and its answers mean nothing."
-
-
-class Uncertainty(BaseModel):
-    """How sure the answer is; null beside a reject, and `fold_std` where a single student ships.
-
-    `refer_above` is the limit of `value`, which is `measure`.
-    """
-
-    mc_std: float | None
-    fold_std: float | None
-    measure: str
-    value: float | None
-    refer_above: float
-
-
-class OutOfDistribution(BaseModel):
-    """The out-of-distribution gate: score of the feature gate (higher is stranger), its limit, every objection by its code."""
-
-    score: float | None  # null when it is not finite
-    threshold: float
-    flags: list[str]
-
-
-class Prediction(BaseModel):
-    """Answer of POST /predict. Same bytes → same answer in every field but `request_id` and `latency_ms`."""
-
-    request_id: str
-    model_version: str
-    target: str
-    input_sha256: str
-    decision: Literal["stroke", "normal", "refer", "reject"]
-    reasons: list[str]
-    probability: float | None
-    threshold: float
-    uncertainty: Uncertainty
-    ood: OutOfDistribution
-    latency_ms: float
 
 
 class Predictor:
@@ -60,18 +30,25 @@ class Predictor:
     def __init__(self, folder: Path | str):
         self.release = load_release(folder)
 
-    def predict(self, data: bytes, request_id: str = "", deadline: float = float("inf")) -> Prediction:
-        """Judge the bytes of one picture.
+    def predict(
+        self, data: bytes, request_id: str = "", deadline: float = float("inf"), picture: Picture | None = None
+    ) -> Prediction:
+        """Judge the bytes of one picture; `picture` is what they decode to, if that is known already.
 
         Raises ImageError (the bytes are no picture), NoResultError (a needed number is missing) or DeadlineError (it is later
         than `deadline`, a time of `time.monotonic`).
         """
+        return self.explain(data, picture, deadline, request_id)[0]
+
+    def explain(
+        self, data: bytes, picture: Picture | None = None, deadline: float = float("inf"), request_id: str = ""
+    ) -> tuple[Prediction, NDArray[np.float32]]:
+        """`predict`, and the class activation map (h, w) of the same examination. A rejected picture's map means nothing."""
         start = time.perf_counter()
         sha256, policy = sha256_bytes(data), self.release.policy
-        evidence = self.release.judge.examine(decode(data), sha256, deadline).evidence
-        decision = policy.decide(evidence)
-        rejected = decision.decision == "reject"
-        return Prediction(
+        examination = self.release.judge.examine(decode(data) if picture is None else picture, sha256, deadline)
+        decision = policy.decide(examination.evidence)
+        prediction = Prediction(
             request_id=request_id,
             model_version=self.release.version,
             target=self.release.sidecar["target"],
@@ -80,18 +57,89 @@ class Predictor:
             reasons=list(decision.reasons),
             probability=decision.probability,
             threshold=policy.threshold,
-            uncertainty=Uncertainty(
-                mc_std=None if rejected else evidence.mc_std,
-                fold_std=None if rejected or len(policy.models) == 1 else float(evidence.probabilities.std()),
-                measure=policy.measure,
-                value=decision.uncertainty,
-                refer_above=policy.refer_above,
-            ),
-            ood=OutOfDistribution(
-                score=_finite(evidence.gate_score), threshold=policy.gate_threshold, flags=list(decision.flags)
-            ),
-            latency_ms=round(1000 * (time.perf_counter() - start), 2),
+            uncertainty=self._uncertainty(examination.evidence, decision),
+            ood=self._ood(examination.evidence, decision),
+            latency_ms=_since(start),
         )
+        return prediction, examination.activation
+
+    def predict_series(self, members: Sequence[Member], request_id: str = "", deadline: float = float("inf")) -> SeriesPrediction:
+        """Judge the files of one upload (see `series.read_series`) as one series of one patient.
+
+        Each slice is judged as `predict` does, the patient as stages/evaluate.py does and by `series_policy.decide_series`.
+        Raises NoResultError when one slice gives no result: without it nothing is known about the patient. DeadlineError as
+        `predict`.
+        """
+        start = time.perf_counter()
+        policy, point, arranged = self.release.policy, self.release.operating_point, arrange(members)
+        evidence = [self._examine(member, deadline).evidence for member in arranged.order]
+        decisions = [policy.decide(found) for found in evidence]
+        series = self._decide_series(evidence, decisions, arranged)
+        answers = [
+            self._slice_answer(position, *judged)
+            for position, judged in enumerate(zip(arranged.order, evidence, decisions, strict=True))
+        ]
+        # The least sure of the slices that the patient's probability is made of: above `refer_above` the series is not normal.
+        unsure = [answers[i].uncertainty for i in series.top if decisions[i].uncertainty is not None]
+        rejected = sum(decision.decision == "reject" for decision in decisions)
+        return SeriesPrediction(
+            request_id=request_id,
+            model_version=self.release.version,
+            target=self.release.sidecar["target"],
+            input_sha256=sha256_bytes("\n".join(sorted(member.sha256 for member in members)).encode()),
+            decision=series.decision,
+            reasons=list(series.reasons),
+            probability=series.probability,
+            threshold=float(point.patient["threshold"]),
+            uncertainty=max(unsure, key=lambda found: found.value or 0.0, default=None),
+            ood=OutOfDistribution(
+                score=rejected / len(decisions) if decisions else None, threshold=policy.series_share, flags=list(series.flags)
+            ),
+            latency_ms=_since(start),
+            rule=rule_in_words(point.patient, arranged.by),
+            n_slices=len(answers),
+            slices=answers,
+            left_out=[LeftOut(number=number, code=code, message=message) for number, code, message in arranged.left_out],
+        )
+
+    def _examine(self, member: Member, deadline: float) -> Examination:
+        assert member.picture is not None  # arranged members are readable
+        return self.release.judge.examine(member.picture, member.sha256, deadline)
+
+    def _decide_series(self, evidence: Sequence[Evidence], decisions: Sequence[Decision], arranged: Arranged) -> SeriesDecision:
+        policy, patient = self.release.policy, self.release.operating_point.patient
+        own = np.array([found.probabilities.mean() for found in evidence], np.float64)
+        logits = np.array([found.logits for found in evidence], np.float64)  # (n, models)
+        one = np.zeros(len(own), np.str_)  # the id of the one patient
+        in_series = series_probability(patient, own, logits, one, np.arange(len(own))) if len(own) else own
+        return decide_series(policy, patient, decisions, own, in_series, arranged.incomplete)
+
+    def _slice_answer(self, position: int, member: Member, evidence: Evidence, decision: Decision) -> SliceAnswer:
+        return SliceAnswer(
+            number=member.number,
+            position=position,
+            decision=decision.decision,
+            reasons=list(decision.reasons),
+            probability=decision.probability,
+            threshold=self.release.policy.threshold,
+            uncertainty=self._uncertainty(evidence, decision),
+            ood=self._ood(evidence, decision),
+            input_sha256=member.sha256,
+        )
+
+    def _uncertainty(self, evidence: Evidence, decision: Decision) -> Uncertainty:
+        policy, rejected = self.release.policy, decision.decision == "reject"
+        return Uncertainty(
+            mc_std=None if rejected else evidence.mc_std,
+            fold_std=None if rejected or len(policy.models) == 1 else float(evidence.probabilities.std()),
+            measure=policy.measure,
+            value=decision.uncertainty,
+            refer_above=policy.refer_above,
+        )
+
+    def _ood(self, evidence: Evidence, decision: Decision) -> OutOfDistribution:
+        threshold = self.release.policy.gate_threshold
+        return OutOfDistribution(score=_finite(evidence.gate_score), threshold=threshold, flags=list(decision.flags))
 
     def describe(self) -> dict[str, Any]:
         """What GET /model says about the release."""
@@ -124,3 +172,7 @@ class Predictor:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
+
+
+def _since(start: float) -> float:
+    return round(1000 * (time.perf_counter() - start), 2)

@@ -69,6 +69,8 @@ class OperatingPoint:
                 dict(value["exports"]),
             )
             thresholds = [float(level["threshold"]) for level in (point.slice, point.patient)]
+            if int(point.patient["top_k"]) < 1:
+                raise ValueError(f"top_k {point.patient['top_k']}")
             if point.patient["sequence"] is not None:
                 SequenceHead.from_json(point.patient["sequence"])
         except (KeyError, TypeError, ValueError) as error:

@@ -44,6 +44,13 @@ def test_signed_values_below_zero_and_a_slope() -> None:
     assert (decode_dicom(dicom_bytes(stored, RescaleSlope="0.500000", RescaleIntercept="100")) == 128).all()
 
 
+def test_a_slice_of_many_strips_is_windowed_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("strokect.dicom.STRIP_PX", 40 * 7)
+    stored = np.arange(40 * 40, dtype=np.int16).reshape(40, 40)
+    expected = apply_window(stored.astype(np.float32) * np.float32(0.5) - 300, 40, 120)
+    assert np.array_equal(decode_dicom(dicom_bytes(stored, RescaleSlope=0.5, RescaleIntercept=-300)), expected)
+
+
 def test_monochrome1_is_inverted_after_the_window() -> None:
     assert (decode_dicom(dicom_bytes(stored_from_hu(10), PhotometricInterpretation="MONOCHROME1")) == 255 - 64).all()
 

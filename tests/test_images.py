@@ -118,6 +118,18 @@ def test_sixteen_bits_in_three_channels_are_refused() -> None:
     assert refusal(data) == "sixteen_bit"
 
 
+def test_a_picture_of_many_strips_is_grey_and_coloured_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One transparent or coloured pixel in the last strip counts, and strips are put together in order."""
+    monkeypatch.setattr("strokect.images.STRIP_PX", 64 * 5)
+    pixels = grey_slice(64)
+    rgba = np.dstack([pixels] * 3 + [np.full((64, 64), 255, np.uint8)])
+    assert np.array_equal(decode(encode(rgba)).grey, pixels)
+    rgba[63, 63, 0] ^= 128
+    assert decode(encode(rgba)).chroma == 128
+    rgba[63, 63, 3] = 254
+    assert refusal(encode(rgba)) == "transparent"
+
+
 def test_transparency_is_refused_but_an_opaque_alpha_channel_is_not() -> None:
     rgba = np.dstack([grey_slice(64)] * 3 + [np.full((64, 64), 255, np.uint8)])
     load_slice(encode(rgba), 32)
@@ -131,9 +143,10 @@ def test_truncated_files_are_refused(format: str, kept: float) -> None:
     assert refusal(data[: int(len(data) * kept)]) == "unreadable_image"
 
 
-def test_a_bomb_is_refused_before_it_is_decoded() -> None:
+@pytest.mark.parametrize("pixels", [MAX_PIXELS, 100_000_000, 200_000_000])  # Pillow warns of the second and refuses the third
+def test_a_bomb_is_refused_before_it_is_decoded(pixels: int) -> None:
     stream = io.BytesIO()
-    Image.new("1", (8000, MAX_PIXELS // 8000 + 1)).save(stream, "PNG")
+    Image.new("1", (8000, pixels // 8000 + 1)).save(stream, "PNG")
     assert len(stream.getvalue()) < 100_000
     assert refusal(stream.getvalue()) == "too_many_pixels"
 

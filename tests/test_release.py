@@ -206,6 +206,7 @@ def test_a_fold_in_another_folds_place_is_refused(release: Path) -> None:
         ({"slice": {"threshold": 1.5}}, "expected probabilities"),
         ({"slice": {}}, "malformed"),
         ({"patient": {"threshold": "x"}}, "malformed"),
+        ({"patient": {"threshold": 0.4, "top_k": 0, "sequence": None}}, "top_k 0"),
         ({"calibration": {"method": "magic", "scale": 1, "shift": 0, "knots": []}}, "unknown calibration"),
         ({"calibration": {}}, "calibration is malformed"),
         ({"exports": {}}, r"but the models \[\]"),

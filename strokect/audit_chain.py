@@ -1,0 +1,84 @@
+"""The hash chain of the audit log: each record holds the hash of the one before it, so none can be changed unseen.
+
+hash = SHA-256 over the record's canonical JSON without `hash`, or HMAC-SHA-256 under a key. Without a key, whoever can write the
+file can also compute a new chain from any line on; with one, only who holds the key can.
+"""
+
+import hashlib
+import hmac
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+START_OF_CHAIN = "0" * 64  # `previous` of the first record of all
+Record = dict[str, Any]
+
+
+def canonical(record: Record) -> bytes:
+    """The bytes that are hashed and written: keys as they stand, no spaces, ASCII. NaN is refused: it is no JSON."""
+    return json.dumps(record, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+def hash_of(record: Record, key: str | None) -> str:
+    """Hash in hex of a record, without its own `hash`."""
+    content = canonical({name: value for name, value in record.items() if name != "hash"})
+    return hmac.new(key.encode(), content, "sha256").hexdigest() if key else hashlib.sha256(content).hexdigest()
+
+
+def seal(record: Record, seq: int, previous: str, key: str | None) -> Record:
+    """The record with its place in the chain and its hash."""
+    placed = {**record, "seq": seq, "previous": previous}
+    return {**placed, "hash": hash_of(placed, key)}
+
+
+def read_record(line: bytes, key: str | None) -> Record | None:
+    """The record of one line without its line end; None unless it is what `seal` made under this key."""
+    try:
+        record = json.loads(line)
+        genuine = isinstance(record, dict) and canonical(record) == line and isinstance(record.get("seq"), int)
+    except ValueError:
+        return None
+    return record if genuine and hmac.compare_digest(str(record.get("hash")), hash_of(record, key)) else None
+
+
+@dataclass
+class Report:
+    """What the check of a log found, up to the first break. `problem` is "" if there is none."""
+
+    records: int = 0
+    after: str = ""  # hash that the first record follows; START_OF_CHAIN unless an older file comes before
+    heads: dict[str, int] = field(default_factory=dict)  # hash of each chain's last record → its seq
+    problem: str = ""
+
+
+def verify(lines: Iterable[tuple[str, bytes]], key: str | None = None, head: str = "", mixed: bool = False) -> Report:
+    """Check lines, each with a text that says where it is ("audit.jsonl, line 3").
+
+    `head` is a hash remembered from before: its record must still be there. Only so is it noticed that the tail is gone. With
+    `mixed` other lines may stand between and several chains side by side: standard output of one or more processes.
+    """
+    report, remembered = Report(), not head
+    for place, line in lines:
+        if mixed and b'"hash":"' not in line:
+            continue
+        record = read_record(line.removesuffix(b"\n"), key)
+        if record is None:
+            report.problem = f"{place}: the hash does not match the content (changed, torn, or under another key)"
+            return report
+        before = report.heads.pop(record["previous"], None)
+        if before is None:
+            first = record["seq"] == 0 if record["previous"] == START_OF_CHAIN else not report.records
+            if record.get("event") != "start" or not first or (report.records and not mixed):
+                report.problem = f"{place}: does not follow the record before it (removed, inserted or out of order)"
+                return report
+            report.after = report.after or record["previous"]
+        elif record["seq"] != before + 1:
+            report.problem = f"{place}: number {record['seq']} after number {before}"
+            return report
+        report.heads[record["hash"]] = record["seq"]
+        report.records += 1
+        remembered = remembered or record["hash"] == head
+    if not remembered:
+        report.problem = f"no record has the hash {head}: the end of the log was cut off, or the log was written anew"
+    return report
