@@ -11,8 +11,8 @@ export function showModel(model) {
   const warnings = model.warnings ?? [];
   byId("warnings").replaceChildren(...warnings.map((warning) => element("li", {}, warning)));
   byId("warnings").hidden = warnings.length === 0;
-  byId("about-use").textContent = model.intended_use ?? "";
-  byId("about-scope").replaceChildren(...(model.out_of_scope ?? []).map((line) => element("li", {}, line)));
+  byId("about-use").textContent = plain(model.intended_use ?? "");
+  byId("about-scope").replaceChildren(...(model.out_of_scope ?? []).map((line) => element("li", {}, plain(line))));
   byId("about-figures").replaceChildren(...figures(model.metrics));
   const rows = [
     ["Version", model.version],
@@ -27,6 +27,9 @@ export function showModel(model) {
   );
   byId("about").hidden = false;
 }
+
+/** The service writes names of fields as Markdown does. */
+const plain = (text) => text.replaceAll("`", "");
 
 function figures(metrics) {
   const known = Object.keys(FIGURES).filter((key) => metrics?.slice?.[key] && metrics?.patient?.[key]);

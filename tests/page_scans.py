@@ -11,10 +11,12 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from strokect.phantom import PhantomSlice, make_patient, window
+from strokect.phantom_anatomy import FIELD_MM
 from tests.fakes import dicom_bytes
 from tests.page_server import note
 
 SEED = 5
+SPACING_MM = 5.0
 
 
 @cache
@@ -23,11 +25,11 @@ def patient(number: int = 0, slices: int = 10, size: int = 96) -> list[PhantomSl
     return make_patient(number, seed=SEED, slices=slices, size=size)
 
 
-def png(hu: np.ndarray, **answer: Any) -> bytes:
-    """A slice in the brain window as PNG with its answer in a text chunk."""
+def png(hu: np.ndarray, seen: tuple[float, float] = (40, 120), **answer: Any) -> bytes:
+    """A slice as PNG, `seen` at a level and width, with its answer in a text chunk."""
     text = PngInfo()
     text.add_text("Comment", note(**answer))
-    return _saved(window(hu), "PNG", pnginfo=text)
+    return _saved(window(hu, *seen), "PNG", pnginfo=text)
 
 
 def jpeg(hu: np.ndarray, **answer: Any) -> bytes:
@@ -46,7 +48,14 @@ def photo(**answer: Any) -> bytes:
 def dicom(hu: np.ndarray, instance: int = 1, **answer: Any) -> bytes:
     """A slice in Hounsfield units as DICOM with the answer among its comments."""
     stored = np.clip(np.rint(hu) + 1024, 0, 4095).astype(np.int16)
-    return dicom_bytes(stored, InstanceNumber=instance, ImageComments=note(**answer), PatientName="Phantom^Planted")
+    geometry = {
+        "SeriesInstanceUID": "1.2.3.5",
+        "FrameOfReferenceUID": "1.2.3.6",
+        "ImagePositionPatient": [-FIELD_MM / 2, -FIELD_MM / 2, SPACING_MM * instance],
+        "ImageOrientationPatient": [1, 0, 0, 0, 1, 0],
+        "PixelSpacing": [FIELD_MM / len(hu)] * 2,
+    }
+    return dicom_bytes(stored, InstanceNumber=instance, ImageComments=note(**answer), PatientName="Phantom^Planted", **geometry)
 
 
 def series(number: int = 0, slices: int = 10, size: int = 96) -> dict[str, bytes]:
