@@ -89,3 +89,10 @@ class SeriesPrediction(BaseModel):
     n_slices: int
     slices: list[SliceAnswer]
     left_out: list[LeftOut]
+
+
+def reason_codes(answer: Prediction | SeriesPrediction) -> list[str]:
+    """Why it is no label, for programs: the objections behind a reject, the measure behind a refer."""
+    if answer.decision == "refer":
+        return [answer.uncertainty.measure] if isinstance(answer, Prediction) else ["series"]
+    return list(answer.ood.flags)

@@ -5,6 +5,10 @@ patient's name is never parsed, and pydicom's own messages, which quote file con
 """
 
 import io
+import logging
+import math
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,12 +20,15 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID_dictionary
 
 from strokect.errors import ImageError
-from strokect.images import MAX_PIXELS, check_geometry
+from strokect.images import MAX_PIXELS, STRIP_PX, check_geometry
 
-# pydicom warns about odd values by quoting them; a quoted value in the log would be a leak.
+# pydicom warns about odd values by quoting them, by `warnings` and in its own log; a quoted value would be a leak.
 pydicom_config.settings.reading_validation_mode = pydicom_config.IGNORE
+logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"(pydicom|strokect)\b")
 
 WINDOW_LEVEL_HU, WINDOW_WIDTH_HU = 40.0, 120.0
+LEVELS_HU, WIDTHS_HU = (-1100.0, 3100.0), (1.0, 4200.0)  # about what a CT scanner measures: −1024 to 3071 HU
 IMPLICIT_LITTLE = "1.2.840.10008.1.2"
 EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
 HOUNSFIELD_TYPES = ("", "HU", "US")  # US = unspecified, which some CT scanners write
@@ -32,17 +39,21 @@ TAGS = [
 ]
 
 
-def decode_dicom(data: bytes) -> NDArray[np.uint8]:
-    """DICOM bytes → (H, W) uint8 in the brain window (level 40, width 120). Padding is black, as air is.
+def decode_dicom(data: bytes, level_hu: float = WINDOW_LEVEL_HU, width_hu: float = WINDOW_WIDTH_HU) -> NDArray[np.uint8]:
+    """DICOM bytes → (H, W) uint8 in a window, by default the brain window that the models see. Padding is black, as air is.
 
-    Raises ImageError for anything but one uncompressed CT slice in Hounsfield units.
+    Raises ImageError for anything but one uncompressed CT slice in Hounsfield units, and for a window that shows nothing.
     """
+    check_window(level_hu, width_hu)
     try:
-        dataset = _read_elements(data)
+        dataset = read_elements(data, TAGS)
         _check_slice(dataset)
         stored, padded = _stored_values(dataset)
         slope, intercept = _rescale(dataset)
-        grey = apply_window(stored * slope + intercept, WINDOW_LEVEL_HU, WINDOW_WIDTH_HU)
+        grey = np.empty(stored.shape, np.uint8)
+        rows = max(1, STRIP_PX // stored.shape[1])
+        for strip in (slice(top, top + rows) for top in range(0, len(stored), rows)):
+            grey[strip] = apply_window(stored[strip].astype(np.float32) * slope + intercept, level_hu, width_hu)
         if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
             grey = 255 - grey
     except ImageError:
@@ -53,14 +64,24 @@ def decode_dicom(data: bytes) -> NDArray[np.uint8]:
     return grey
 
 
+def check_window(level_hu: float, width_hu: float) -> None:
+    """Raise ImageError unless level and width are numbers within LEVELS_HU and WIDTHS_HU."""
+    for name, value, (low, high) in (("level", level_hu, LEVELS_HU), ("width", width_hu, WIDTHS_HU)):
+        if not (math.isfinite(value) and low <= value <= high):
+            raise ImageError("bad_window", f"the window's {name} must be from {low:g} to {high:g} HU")
+
+
 def apply_window(hu: NDArray[np.floating[Any]], level_hu: float, width_hu: float) -> NDArray[np.uint8]:
     """Hounsfield units of any shape → grey levels: level − width/2 and below is 0, level + width/2 and above is 255."""
     scaled = (hu - (level_hu - width_hu / 2)) * (255.0 / width_hu)
     return np.rint(np.clip(scaled, 0.0, 255.0)).astype(np.uint8)
 
 
-def _read_elements(data: bytes) -> Dataset:
-    """The elements named in TAGS. Never inflates: `dcmread` would decompress a deflated file before anything can be checked."""
+def read_elements(data: bytes, names: Sequence[str]) -> Dataset:
+    """The elements of these names. Never inflates: `dcmread` would decompress a deflated file before anything can be checked.
+
+    Raises ImageError for a compressed file, and whatever pydicom raises for a malformed one.
+    """
     stream = io.BytesIO(data)
     stream.seek(132)
     wanted: list[BaseTag | int] = [Tag("TransferSyntaxUID")]
@@ -74,7 +95,7 @@ def _read_elements(data: bytes) -> Dataset:
             f"stored as {name}; only uncompressed little endian is read. Support for JPEG Lossless and other compressed DICOM is "
             "not installed: convert the file to uncompressed (for example `dcmdjpeg` or `gdcmconv --raw`)",
         )
-    return read_dataset(stream, syntax == IMPLICIT_LITTLE, True, specific_tags=[Tag(name) for name in TAGS])
+    return read_dataset(stream, syntax == IMPLICIT_LITTLE, True, specific_tags=[Tag(name) for name in names])
 
 
 def _check_slice(dataset: Dataset) -> None:
@@ -95,8 +116,8 @@ def _check_slice(dataset: Dataset) -> None:
         raise ImageError("missing_pixel_data", "the DICOM file holds no pixel data")
 
 
-def _stored_values(dataset: Dataset) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Stored values (H, W) float32 before rescaling, and where they are padding."""
+def _stored_values(dataset: Dataset) -> tuple[NDArray[np.integer[Any]], NDArray[np.bool_]]:
+    """Stored values (H, W) before rescaling, and where they are padding."""
     allocated, signed = int(dataset.BitsAllocated), int(dataset.PixelRepresentation) == 1
     stored_bits = int(dataset.get("BitsStored") or allocated)
     high_bit = int(dataset.get("HighBit") if dataset.get("HighBit") is not None else stored_bits - 1)
@@ -111,7 +132,7 @@ def _stored_values(dataset: Dataset) -> tuple[NDArray[np.float32], NDArray[np.bo
     # Up to the top and down again: drops what old scanners kept in the unused bits and extends the sign.
     shifted = (words << (allocated - 1 - high_bit)).view(f"<{'i' if signed else 'u'}{allocated // 8}")
     values = shifted >> (allocated - stored_bits)
-    return values.astype(np.float32), _padding(dataset, words, values, allocated, signed)
+    return values, _padding(dataset, words, values, allocated, signed)
 
 
 def _padding(

@@ -52,6 +52,10 @@ class AuditLogError(StrokectError):
     """The audit log cannot be continued or written: no answer may go out without its line."""
 
 
+class NotInstalledError(StrokectError):
+    """What was asked for needs an optional package; the message names it."""
+
+
 class SafetyError(StrokectError):
     """The safety layer cannot be fitted on this cohort."""
 

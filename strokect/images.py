@@ -10,8 +10,11 @@ from PIL import Image, ImageOps
 
 from strokect.errors import ImageError
 
-MAX_PIXELS = 32_000_000  # a head CT slice has 0.26 M; the cap is checked before anything is decoded
+# A head CT slice has 0.26 M, a 4K screen 8.3 M. Checked before anything is decoded. The bound on the service's memory depends on
+# it: the pixel checks take 20 bytes for each.
+MAX_PIXELS = 3072 * 3072
 MAX_ASPECT = 20.0  # of what is decoded at all; what the models may see is in `slices` and `pixel_checks`
+STRIP_PX = 2**20  # what needs several times the memory of a picture is done in strips of so many pixels
 GREY_TOLERANCE = 16  # JPEG chroma rounding moves the channels of a grey picture apart by a few levels
 FORMATS = ("PNG", "JPEG")
 SIXTEEN_BIT = (
@@ -42,13 +45,15 @@ def decode_picture(data: bytes) -> Picture:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            picture: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+            picture = Image.open(io.BytesIO(data), formats=FORMATS)
             check_geometry(*picture.size)
             _check_bit_depth(data)
             picture.load()
-            picture = ImageOps.exif_transpose(picture)
+            ImageOps.exif_transpose(picture, in_place=True)
     except ImageError:
         raise
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):  # Pillow's own cap, which it checks first
+        raise ImageError("too_many_pixels", f"far more than the {MAX_PIXELS:,} pixels that are accepted") from None
     except Exception:  # Pillow raises many types on hostile input; its text may echo file content, so it is dropped
         raise ImageError("unreadable_image", "not a readable PNG or JPEG picture (damaged or truncated)") from None
     return _to_grey(picture)
@@ -72,15 +77,24 @@ def _check_bit_depth(data: bytes) -> None:
 
 def _to_grey(picture: Image.Image) -> Picture:
     if picture.mode in ("L", "1"):
-        return Picture(np.array(picture.convert("L")), 0)
+        return Picture(np.array(picture if picture.mode == "L" else picture.convert("L")), 0)
     if picture.mode.startswith("I") or picture.mode == "F":
         raise ImageError("sixteen_bit", SIXTEEN_BIT)
+    width, height = picture.size
+    grey, chroma = np.empty((height, width), np.uint8), 0
+    rows = max(1, STRIP_PX // width)
+    for top in range(0, height, rows):
+        strip = _without_alpha(picture.crop((0, top, width, min(top + rows, height))))
+        rgb = np.asarray(strip)
+        chroma = max(chroma, int((rgb.max(axis=-1) - rgb.min(axis=-1)).max()))
+        grey[top : top + rows] = np.asarray(strip.convert("L"))
+    return Picture(grey, chroma)
+
+
+def _without_alpha(picture: Image.Image) -> Image.Image:
+    """A colour picture in RGB. Raises ImageError if any pixel is transparent."""
     if picture.mode in ("LA", "RGBA", "PA") or "transparency" in picture.info:
-        rgba = np.array(picture.convert("RGBA"))
-        if rgba[..., 3].min() < 255:
+        picture = picture.convert("RGBA")
+        if np.asarray(picture)[..., 3].min() < 255:
             raise ImageError("transparent", "the picture has transparent pixels; export it without an alpha channel")
-        rgb = rgba[..., :3]
-    else:
-        rgb = np.array(picture.convert("RGB"))
-    chroma = int((rgb.max(axis=-1) - rgb.min(axis=-1)).max())
-    return Picture(np.array(Image.fromarray(rgb).convert("L")), chroma)
+    return picture.convert("RGB")

@@ -8,8 +8,9 @@ are kept in files there and those of all workers are added up.
 import math
 import os
 import re
-from collections.abc import Collection, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -20,10 +21,10 @@ from strokect.policy import REJECT_REASONS
 MULTIPROC_DIR = "PROMETHEUS_MULTIPROC_DIR"  # BentoML's and prometheus_client's name, no setting of ours
 PHASES = ("queue", "decode", "judge", "total")
 DECISIONS = ("stroke", "normal", "refer", "reject")
-UNKNOWN_ROUTE = "(unknown)"
+UNKNOWN_ROUTE, PAGE = "(unknown)", "(page)"
 ROUTES = (
     *("/predict", "/explain", "/view", "/predict_series", "/model", "/docs.json", "/schema.json", "/metrics"),
-    *("/", "/page.css", "/page.js", "/livez", "/readyz", "/healthz", UNKNOWN_ROUTE),
+    *("/livez", "/readyz", "/healthz", PAGE, UNKNOWN_ROUTE),
 )
 # 429 is a class of its own: it says that the service is full, not that the client erred. 0: the client went before the answer.
 STATUS_CLASSES = ("0", "1xx", "2xx", "3xx", "4xx", "429", "5xx")
@@ -95,6 +96,14 @@ def set_ready(model_version: str) -> None:
 def observe_phase(name: str, seconds: float) -> None:
     """How long a phase of one request took; one of PHASES."""
     PHASE.labels(_bounded(name, PHASES)).observe(seconds)
+
+
+@contextmanager
+def phase(name: str) -> Iterator[None]:
+    """`observe_phase` of what is done in the block, if it succeeds."""
+    began = time.monotonic()
+    yield
+    observe_phase(name, time.monotonic() - began)
 
 
 def count_decision(decision: str, reasons: Sequence[str] = ()) -> None:

@@ -142,8 +142,6 @@ ROUTES = (
     Route("get", "/metrics", "Figures for Prometheus", {"text/plain": TEXT}, (401, 429, 500)),
     Route("get", "/docs.json", "This document", {"application/json": ANY_DOCUMENT}, (401, 429, 500)),
     Route("get", "/", "The page", {"text/html": TEXT}, open=True),
-    Route("get", "/page.css", "The page's styles", {"text/css": TEXT}, open=True),
-    Route("get", "/page.js", "The page's script", {"text/javascript": TEXT}, open=True),
     Route("get", "/livez", "The process is alive", {"text/plain": TEXT}, open=True),
     Route("get", "/readyz", "The release is verified and answers", {"text/plain": TEXT}, (500, 503), open=True),
 )

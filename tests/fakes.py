@@ -28,10 +28,11 @@ SIZE, FEATURES, STAGES = 32, 6, 4
 TARGET = "intracranial haemorrhage on this slice"
 
 
-def fake_graph(path: Path, seed: int, size: int = SIZE, features: int = FEATURES) -> None:
+def fake_graph(path: Path, seed: int, size: int = SIZE, features: int = FEATURES, work: int = 0) -> None:
     """Grey levels (1, 1, S, S) → average pooling, fixed 1×1 convolution, position weights → map (1, F, 4, 4), features (1, F).
 
-    Stages (1, STAGES): the pooled picture by another convolution, averaged.
+    Stages (1, STAGES): the pooled picture by another convolution, averaged. `work`: so many matrix products of 3.5 GFLOP, which
+    change nothing, so that a pass takes its time.
     """
     rng = np.random.default_rng(seed)
     constants = {
@@ -43,10 +44,20 @@ def fake_graph(path: Path, seed: int, size: int = SIZE, features: int = FEATURES
         helper.make_node("AveragePool", ["image"], ["pooled"], kernel_shape=[size // 4] * 2, strides=[size // 4] * 2),
         helper.make_node("Conv", ["pooled", "kernel"], ["convolved"]),
         helper.make_node("Mul", ["convolved", "place"], ["map"]),
-        helper.make_node("ReduceMean", ["map"], ["features"], axes=[2, 3], keepdims=0),
+        helper.make_node("ReduceMean", ["map"], ["features" if not work else "bare"], axes=[2, 3], keepdims=0),
         helper.make_node("Conv", ["pooled", "stem"], ["stem_map"]),
         helper.make_node("ReduceMean", ["stem_map"], ["stages"], axes=[2, 3], keepdims=0),
     ]
+    if work:  # begins with the picture, or it would be computed once, when the graph is loaded
+        constants |= {"square": np.full((1200, 1200), 1 / 1200), "none": np.zeros(1)}
+        nodes += [
+            helper.make_node("ReduceMean", ["image"], ["grey"], keepdims=0),
+            helper.make_node("Mul", ["square", "grey"], ["w0"]),
+        ]
+        nodes += [helper.make_node("MatMul", [f"w{i}", "square"], [f"w{i + 1}"]) for i in range(work)]
+        nodes += [helper.make_node("ReduceMean", [f"w{work}"], ["worked"], keepdims=0)]
+        nodes += [helper.make_node("Mul", ["worked", "none"], ["nothing"])]
+        nodes += [helper.make_node("Add", ["bare", "nothing"], ["features"])]
     graph = helper.make_graph(
         nodes,
         "fake",
@@ -61,10 +72,10 @@ def fake_graph(path: Path, seed: int, size: int = SIZE, features: int = FEATURES
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
 
 
-def fake_export(folder: Path, fold: int, **changes: Any) -> Path:
+def fake_export(folder: Path, fold: int, work: int = 0, **changes: Any) -> Path:
     """One exported fold; `changes` override keys of its model.json."""
     folder.mkdir(parents=True)
-    fake_graph(folder / "model.onnx", seed=fold)
+    fake_graph(folder / "model.onnx", seed=fold, work=work)
     weight = np.random.default_rng(100 + fold).normal(size=FEATURES).astype(np.float32)
     np.savez(folder / "head.npz", weight=weight, bias=np.float32(0.1 * fold), dropout=np.float32(0.2))
     sidecar = {
@@ -135,9 +146,11 @@ def fake_safety(folder: Path, exports: dict[str, Path], policy: Policy) -> None:
     write_json(folder / "policy.json", replace(policy, sha256=hashes).to_json())
 
 
-def fake_inputs(folder: Path, folds: int = 2, policy: dict[str, Any] | None = None, **point_changes: Any) -> dict[str, Any]:
+def fake_inputs(
+    folder: Path, folds: int = 2, policy: dict[str, Any] | None = None, work: int = 0, **point_changes: Any
+) -> dict[str, Any]:
     """The keyword arguments of `write_release` after its target; `policy` and `point_changes` override keys of the two files."""
-    exports = {str(k): fake_export(folder / "export" / str(k), k) for k in range(folds)}
+    exports = {str(k): fake_export(folder / "export" / str(k), k, work) for k in range(folds)}
     point = {
         "schema": 2,
         "calibration": Calibrator("affine", 0.8, -0.1).to_json(),
@@ -172,9 +185,9 @@ def fake_inputs(folder: Path, folds: int = 2, policy: dict[str, Any] | None = No
     }
 
 
-def fake_release(folder: Path, folds: int = 2, policy: dict[str, Any] | None = None, **point_changes: Any) -> Path:
-    """A complete release under `folder`."""
-    write_release(folder / "release", **fake_inputs(folder / "inputs", folds, policy, **point_changes))
+def fake_release(folder: Path, folds: int = 2, policy: dict[str, Any] | None = None, work: int = 0, **point_changes: Any) -> Path:
+    """A complete release under `folder`; with `work`, a slow one (see `fake_graph`)."""
+    write_release(folder / "release", **fake_inputs(folder / "inputs", folds, policy, work, **point_changes))
     return folder / "release"
 
 

@@ -15,11 +15,17 @@ import requests
 
 @dataclass(frozen=True)
 class Server:
-    """A running service: its address and where its log goes."""
+    """A running service: its address, where its log goes, and the process that supervises its worker."""
 
     url: str
     port: int
     log: Path
+    process: subprocess.Popen[bytes]
+
+    def workers(self) -> list[int]:
+        """Process ids of what the supervisor started."""
+        listed = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [int(pid) for pid in listed.split()]
 
 
 @contextmanager
@@ -29,10 +35,10 @@ def serve(command: Sequence[str], folder: Path, scratch: Path, **environment: st
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     scratch.mkdir(parents=True, exist_ok=True)
-    server = Server(f"http://127.0.0.1:{port}", port, scratch / "serve.log")
+    path = scratch / "serve.log"
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("BENTOML_", "STROKECT_", "PYTHON"))}
     home = {"BENTOML_HOME": str(scratch / "home"), "BENTOML_DO_NOT_TRACK": "True"}
-    with server.log.open("wb") as log:
+    with path.open("wb") as log:
         process = subprocess.Popen(
             [*command, "--host", "127.0.0.1", "--port", str(port)],
             cwd=folder,
@@ -41,11 +47,12 @@ def serve(command: Sequence[str], folder: Path, scratch: Path, **environment: st
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+    server = Server(f"http://127.0.0.1:{port}", port, path, process)
     try:
         _wait(server, process)
         yield server
     finally:
-        process.terminate()
+        process.terminate()  # nothing, where a test has ended it
         try:
             process.wait(15)
         except subprocess.TimeoutExpired:

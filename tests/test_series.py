@@ -148,7 +148,8 @@ def test_the_patient_and_the_pixels_are_never_parsed(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(geometry, "read_dataset", spy)
     data = slice_at(1.0, PatientID="1964", InstanceNumber=3)
-    assert read_geometry(data[: data.index(b"\xe0\x7f\x10\x00")]).instance == 3  # everything before the pixels is enough
+    before = data[: data.index(b"\x28\x00\x02\x00US")]  # what describes the pixels, and the pixels behind it
+    assert read_geometry(before + b"\x28\x00\x02\x00SQ\x00\x00\xff\xff\xff\xff no sequence").instance == 3
     assert {tag >> 16 for tag in read} == {0x0002, 0x0020} and len(set(read)) == 7
 
 

@@ -29,7 +29,7 @@ NAME = "Erika_Mustermann_1964.png"  # a patient's name in a file name must end u
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("service")
-    with serve(COMMAND, ROOT, folder, STROKECT_RELEASE=str(fake_release(folder))) as running:
+    with serve(COMMAND, ROOT, folder, STROKECT_RELEASE=str(fake_release(folder)), STROKECT_QUEUE="20") as running:
         yield running
 
 
@@ -177,12 +177,12 @@ def test_addresses_and_methods(server: Server) -> None:
 
 def test_a_body_over_the_cap_is_answered_and_not_kept(server: Server) -> None:
     def chunks() -> Iterator[bytes]:
-        for _ in range(30):
+        for _ in range(40):
             yield bytes(2**20)
 
     headers = {"Content-Type": "multipart/form-data; boundary=x"}
     target = f"{server.url}/predict"
-    assert_error(predict(server, bytes(26 * 2**20)), 413, "too_large")
+    assert_error(predict(server, bytes(32 * 2**20)), 413, "too_large")
     assert_error(requests.post(target, data=chunks(), headers=headers, timeout=60), 413, "too_large")
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as raw:  # a size that is only announced
         raw.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n")
@@ -201,7 +201,8 @@ def test_model_says_what_it_is(server: Server) -> None:
     assert about["thresholds"]["slice"] == {"threshold": 0.5, "goal": "f2"} and about["calibration"]["method"] == "affine"
     assert about["data"]["data_sha256"] == "d" * 64 and about["audit"]["allowed"] == ["near_duplicates"]
     assert "not a medical device" in about["intended_use"] and about["out_of_scope"] and about["warnings"] == []
-    assert about["settings"] == {"STROKECT_RELEASE": "set"} and "/" not in json.dumps(about["settings"])
+    assert about["settings"]["STROKECT_RELEASE"] == "set" and about["settings"]["STROKECT_QUEUE"] == 20
+    assert "/" not in json.dumps(about["settings"])
 
 
 def test_nothing_personal_is_logged(server: Server) -> None:

@@ -1,0 +1,122 @@
+"""What decoders and service say to each other: a JSON header and raw bytes a message, never a pickle.
+
+The service believes nothing that a decoder says: a file may have taken it over. What does not make sense is a ValueError here.
+"""
+
+import json
+import math
+import re
+import socket
+import struct
+import sys
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from strokect.errors import ImageError
+from strokect.images import Picture
+
+if TYPE_CHECKING:
+    from strokect.series import Member
+
+LENGTHS = struct.Struct("<IQ")  # bytes of the header, and of what comes behind it
+MAX_HEADER = 2**20
+ERROR_CODE = re.compile(r"[a-z0-9_]{1,40}")
+MAX_MESSAGE = 400  # characters
+UNREADABLE = "unreadable_image", "not a readable picture (damaged or truncated)"
+
+Header = dict[str, Any]
+
+
+def send(channel: socket.socket, header: Header, *parts: Any, until: float = math.inf) -> None:
+    """Send `header` and the bytes of `parts`. Raises TimeoutError at `until` (time.monotonic), OSError when nobody reads."""
+    views = [memoryview(part).cast("B") for part in parts]
+    text = json.dumps(header).encode()
+    views.insert(0, memoryview(LENGTHS.pack(len(text), sum(map(len, views))) + text))
+    for view in views:
+        _wait_until(channel, until)
+        channel.sendall(view)
+
+
+def receive(channel: socket.socket, until: float = math.inf, limit: int = sys.maxsize) -> tuple[Header, bytearray]:
+    """(header, bytes behind it) of one message.
+
+    Raises TimeoutError at `until` (time.monotonic), EOFError when the other side is gone, ValueError for a message that is
+    malformed or has more than `limit` bytes.
+    """
+    length, size = LENGTHS.unpack(_receive_exactly(channel, LENGTHS.size, until))
+    if length > MAX_HEADER or size > limit:
+        raise ValueError("a message of impossible size")
+    header = json.loads(_receive_exactly(channel, length, until))
+    if not isinstance(header, dict):
+        raise ValueError("a message without a header")
+    return header, _receive_exactly(channel, size, until)
+
+
+def describe_picture(picture: Picture) -> tuple[Header, NDArray[np.uint8]]:
+    """The message of a picture; `parse_picture` is its inverse."""
+    return {"shape": picture.grey.shape, "chroma": picture.chroma}, picture.grey
+
+
+def parse_picture(header: Header, data: bytearray) -> Picture:
+    """Inverse of `describe_picture`. The array is `data`, not a copy."""
+    chroma = header.get("chroma")
+    if not (isinstance(chroma, int) and 0 <= chroma <= 255):
+        raise ValueError("no picture")
+    height, width = header["shape"]
+    return Picture(np.frombuffer(data, np.uint8).reshape(int(height), int(width)), chroma)
+
+
+def describe_member(member: "Member") -> tuple[Any, ...]:
+    """The message of a member of a series; `parse_member` is its inverse."""
+    geometry = None if member.geometry is None else asdict(member.geometry)
+    known = {"number": member.number, "sha256": member.sha256, "geometry": geometry, "failed": member.error}
+    if member.picture is None:
+        return (known,)
+    header, grey = describe_picture(member.picture)
+    return header | known, grey
+
+
+def parse_member(header: Header, data: bytearray) -> "Member":
+    """Inverse of `describe_member`."""
+    from strokect.geometry import Geometry  # here: both need pydicom, which a service of single pictures need not load
+    from strokect.series import Member
+
+    error = None if header["failed"] is None else parse_error(header["failed"])
+    picture = None if error else parse_picture(header, data)
+    geometry = header["geometry"]
+    if geometry is not None:
+        normal = geometry["normal"]
+        geometry = Geometry(**geometry | {"normal": None if normal is None else tuple(map(float, normal))})
+    return Member(header["number"], str(header["sha256"]), picture, geometry, (error.code, str(error)) if error else None)
+
+
+def parse_error(value: Any) -> ImageError:
+    """[code, message] → ImageError. A client sees both."""
+    code, message = value
+    if not (isinstance(code, str) and isinstance(message, str) and ERROR_CODE.fullmatch(code) and len(message) <= MAX_MESSAGE):
+        raise ValueError("no error of ours")
+    return ImageError(code, message)
+
+
+def _receive_exactly(channel: socket.socket, size: int, until: float) -> bytearray:
+    data = bytearray(size)
+    rest = memoryview(data)
+    while rest:
+        _wait_until(channel, until)
+        count = channel.recv_into(rest)
+        if not count:
+            raise EOFError
+        rest = rest[count:]
+    return data
+
+
+def _wait_until(channel: socket.socket, until: float) -> None:
+    """Let the next call on `channel` wait until then and no longer."""
+    left = until - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    channel.settimeout(None if left == math.inf else left)
