@@ -24,9 +24,9 @@ repro: setup ## run the pipeline with the committed params, then show the figure
 	@python -m strokect.summary
 
 test: setup ## the fast tests
-	python -m pytest -m "not slow and not realdata and not gpu"
+	python -m pytest -m "not slow and not realdata and not browser and not gpu"
 
-test-all: setup ## all tests: slow, real data (where it is), GPU (where there is one)
+test-all: setup ## all tests: slow, real data and browser (where they are), GPU (where there is one)
 	python -m pytest
 
 lint: setup ## ruff and mypy

@@ -12,6 +12,10 @@ import { SliceView } from "./slice_view.js";
 
 const MAX_BODY_MIB = 25; // where GET /model does not say
 const STATES = { stroke: "stroke", normal: "normal", refer: "referred", reject: "rejected" };
+<<<<<<< HEAD
+=======
+const NAMES = ["loading-name", "problem-name", "scan-name"];
+>>>>>>> issue5-E
 const PANELS = ["loading", "problem", "token", "scan"];
 
 const state = { model: null, history: [], scan: null, job: null, retry: null };
@@ -229,11 +233,20 @@ function markHistory() {
 function clear() {
   state.job?.abort();
   Object.assign(state, { history: [], scan: null, retry: null });
+<<<<<<< HEAD
   byId("history-list").replaceChildren();
   byId("history").hidden = true;
   for (const id of ["series-card", "slice-card"]) byId(id).replaceChildren();
   strip.fill([], () => {});
   enter("start");
+=======
+  byId("history").hidden = true;
+  for (const id of ["history-list", "series-card", "slice-card", ...NAMES]) byId(id).replaceChildren();
+  byId("left-out").querySelector("ul").replaceChildren();
+  strip.fill([], () => {});
+  enter("start");
+  sliceView.clear();
+>>>>>>> issue5-E
   byId("pick-files").focus();
   announce("Everything of this session is cleared.");
 }
@@ -275,6 +288,7 @@ function wire() {
 
 /** The whole window takes a drop: a file that misses the frame would otherwise replace the page. */
 function wireDrop() {
+<<<<<<< HEAD
   let depth = 0; // dragenter and dragleave come for every child
   const drag = (change) => {
     depth = Math.max(0, change === null ? 0 : depth + change);
@@ -288,6 +302,20 @@ function wireDrop() {
     event.preventDefault();
     drag(null);
     if (holdsFiles(event)) take(dropped(event.dataTransfer));
+=======
+  const veil = (shown) => document.body.classList.toggle("dragging", shown);
+  for (const kind of ["dragenter", "dragover"]) {
+    addEventListener(kind, (event) => {
+      event.preventDefault();
+      veil(event.dataTransfer.types.includes("Files"));
+    });
+  }
+  addEventListener("dragleave", (event) => event.relatedTarget === null && veil(false)); // it left the window, not an element in it
+  addEventListener("drop", (event) => {
+    event.preventDefault();
+    veil(false);
+    if (event.dataTransfer.types.includes("Files")) take(dropped(event.dataTransfer));
+>>>>>>> issue5-E
   });
 }
 

@@ -78,12 +78,17 @@ SERVING_MODULES = (
     "worker_pool",
 )
 SELF_TEST_SLICES = 5
-CODE = ("bentofile.yaml", "service.py", *(f"strokect/{module}.py" for module in SERVING_MODULES))
+
+
+def code_files(root: Path) -> list[str]:
+    """What a bento carries besides the release, relative to the repository `root`."""
+    page = sorted(f"page/{path.name}" for path in (root / "page").iterdir())
+    return ["bentofile.yaml", *page, "service.py", *(f"strokect/{module}.py" for module in SERVING_MODULES)]
 
 
 def bento_version(root: Path, release_version: str) -> str:
     """12 hex of a hash over the release and the service's code: the same content is the same bento."""
-    lines = [release_version, *(f"{path} {sha256_file(root / path)}" for path in CODE)]
+    lines = [release_version, *(f"{path} {sha256_file(root / path)}" for path in code_files(root))]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
 
 
@@ -92,7 +97,7 @@ def build_bento(root: Path, release: Path, version: str, target: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="strokect-bento-") as scratch, atomic_path(target) as partial:
         # A context of its own holds nothing that must not be packed, and real files where DVC may have left links.
         context, home = Path(scratch) / "context", Path(scratch) / "home"
-        for path in CODE:
+        for path in code_files(root):
             (context / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(root / path, context / path)
         shutil.copytree(release, context / "models" / "release")

@@ -79,7 +79,7 @@ class _Budget:
 
 def _unpack_zip(data: bytes, budget: _Budget) -> Iterator[bytes | Unreadable]:
     archive, own = _open(data), sha256_bytes(data)
-    for number, info in enumerate(info for info in archive.infolist() if not info.is_dir()):
+    for number, info in enumerate(info for info in archive.infolist() if not info.filename.endswith("/")):
         sha256 = sha256_bytes(f"{own} {number}".encode())
         hidden = _is_resource_fork(info.filename)
         budget.count(hidden)

@@ -1,6 +1,7 @@
 """What decoders and service say to each other: a JSON header and raw bytes a message, never a pickle.
 
-The service believes nothing that a decoder says: a file may have taken it over. What does not make sense is a ValueError here.
+The service believes nothing that a decoder says: a file may have taken it over. What makes no sense raises ValueError, or what
+Python raises for it.
 """
 
 import json
@@ -63,11 +64,10 @@ def describe_picture(picture: Picture) -> tuple[Header, NDArray[np.uint8]]:
 
 def parse_picture(header: Header, data: bytearray) -> Picture:
     """Inverse of `describe_picture`. The array is `data`, not a copy."""
-    chroma = header.get("chroma")
-    if not (isinstance(chroma, int) and 0 <= chroma <= 255):
+    (height, width), chroma = header["shape"], header["chroma"]
+    if not (all(isinstance(n, int) for n in (height, width, chroma)) and min(height, width) > 0 and 0 <= chroma <= 255):
         raise ValueError("no picture")
-    height, width = header["shape"]
-    return Picture(np.frombuffer(data, np.uint8).reshape(int(height), int(width)), chroma)
+    return Picture(np.frombuffer(data, np.uint8).reshape(height, width), chroma)
 
 
 def describe_member(member: "Member") -> tuple[Any, ...]:

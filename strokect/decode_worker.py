@@ -98,7 +98,7 @@ def _limit_cpu(timeout_s: float) -> None:
 
 def _read_members(files: Sequence[bytes], request: Header) -> Iterator["Member"]:
     """The members of a series from number `start` on."""
-    geometry.SALT = bytes.fromhex(request["salt"])
+    strokect.geometry.SALT = bytes.fromhex(request["salt"])
     for number, data in enumerate(unpack(files, request["max_slices"])):
         if number >= request["start"]:
             yield read_member(number, data)
@@ -107,7 +107,7 @@ def _read_members(files: Sequence[bytes], request: Header) -> Iterator["Member"]
 if __name__ == "__main__":
     # pydicom would load it to fetch test files of its own: a third of a worker's start.
     sys.modules["requests"] = None  # type: ignore[assignment]
-    from strokect import geometry
+    import strokect.geometry
     from strokect.archive import unpack
     from strokect.series import read_member
     from strokect.slices import decode

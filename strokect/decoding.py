@@ -78,8 +78,8 @@ class DecodePool(WorkerPool):
                 with self.borrow(deadline) as worker:
                     until = self._until(deadline)
                     send(worker.channel, request, data, until=until)
-                    header, data_back = receive(worker.channel, until, MAX_ANSWER)
-                    answer = parse_error(header["error"]) if "error" in header else parse(header, data_back)
+                    header, body = receive(worker.channel, until, MAX_ANSWER)
+                    answer = parse_error(header["error"]) if "error" in header else parse(header, body)
                 break
             except LostWorkerError as lost:
                 # It may also have been killed from outside, so another has a try: a good picture must not be called unreadable.

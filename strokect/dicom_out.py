@@ -173,9 +173,10 @@ def _read_source(data: bytes, prediction: Prediction) -> Dataset:
         raise ImageError("unreadable_dicom", "not a readable DICOM file (damaged, truncated or malformed)") from None
     uids = [source.get(name) for name in REFERENCE]
     if uids[0] not in IMAGE_CLASSES or not all(isinstance(uid, UID) and uid.is_valid for uid in uids):
-        raise ImageError(
-            "not_identified", "the DICOM file lacks its own, its series' or its study's UID: nothing can refer to it"
+        problem = (
+            "nothing can refer to it: by its SOP class it is no CT image, or its own, its series' or its study's UID is missing"
         )
+        raise ImageError("not_identified", problem)
     return source
 
 

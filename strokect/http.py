@@ -33,8 +33,10 @@ CODES = {
     503: ("not_ready", "the model is not loaded; the server's log says why"),
     504: ("timeout", "the request took too long"),
 }
-IMAGE_STATUS = {"empty_file": 400, "bad_window": 400, "too_many_pixels": 413, "too_many_slices": 413, "too_large": 413}
-IMAGE_STATUS |= {"unknown_format": 415, "unsupported_transfer_syntax": 415}
+# Of an ImageError by its code; every other one is 422.
+IMAGE_STATUS = dict.fromkeys(("empty_file", "bad_window"), 400)
+IMAGE_STATUS |= dict.fromkeys(("too_many_pixels", "too_many_slices", "too_large_series"), 413)
+IMAGE_STATUS |= dict.fromkeys(("unknown_format", "unsupported_transfer_syntax", "not_dicom"), 415)
 
 
 @dataclass

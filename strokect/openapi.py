@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from strokect.answers import Prediction, SeriesPrediction
+from strokect.explanation import FORMATS
 from strokect.http import CODES, ErrorBody, HttpError
 
 Schema = dict[str, Any]
@@ -90,6 +91,10 @@ PREDICTION_HEADERS: dict[str, Schema] = {
 BINARY: Schema = {"type": "string", "format": "binary"}
 TEXT: Schema = {"type": "string"}
 ANY_DOCUMENT: Schema = {"type": "object", "required": ["openapi"]}
+FORMATS_MEANING = (
+    "dicom: the picture as Secondary Capture, dicom-sr: the answer as Structured Report, both for a DICOM slice, in its study, "
+    "and only where the server has highdicom (else 501). `Accept: application/dicom` asks for the former, too"
+)
 WINDOW = {
     "level": "centre of the window in HU; ignored for PNG and JPEG",
     "width": "width of the window in HU; ignored for PNG and JPEG",
@@ -123,10 +128,13 @@ ROUTES = (
         "post",
         "/explain",
         "The slice under its class activation map; a rejected picture has none (422, code `rejected`)",
-        {"image/png": BINARY, "application/json": ACTIVATION},
-        UPLOAD_ERRORS,
+        {"image/png": BINARY, "application/json": ACTIVATION, "application/dicom": BINARY},
+        (*UPLOAD_ERRORS, 501),
         "image",
-        query={"map": {"type": "string", "enum": ["json"], "description": "the map as numbers instead of a picture"}},
+        query={
+            "map": {"type": "string", "enum": ["json"], "description": "the map as numbers instead of a picture"},
+            "format": {"type": "string", "enum": list(FORMATS), "description": FORMATS_MEANING},
+        },
         headers=PREDICTION_HEADERS,
     ),
     Route(
@@ -162,7 +170,7 @@ def document(version: str) -> Schema:
         "paths": paths,
         "components": {
             "schemas": definitions["$defs"],
-            "responses": {f"Error{status}": error_response(status) for status in sorted({*UPLOAD_ERRORS, 500})},
+            "responses": {f"Error{status}": error_response(status) for status in sorted({*UPLOAD_ERRORS, 500, 501})},
             "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "description": "only where tokens are set"}},
         },
     }

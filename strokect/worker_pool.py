@@ -125,8 +125,8 @@ class WorkerPool:
     def borrow(self, deadline: float) -> Iterator[Worker]:
         """A worker that is ready. Given back if the block ends well; else it may be half-way, so it is killed and replaced.
 
-        TimeoutError in the block becomes DeadlineError if it is later than `deadline`, else LostWorkerError, and so do EOFError,
-        OSError and ValueError, by which one knows that it is gone or makes no sense.
+        TimeoutError in the block becomes DeadlineError if it is later than `deadline`, else LostWorkerError. So does everything
+        that is no StrokectError: the worker is gone or makes no sense.
         """
         worker = self._take(deadline)
         try:
@@ -135,10 +135,13 @@ class WorkerPool:
             over = time.monotonic() >= deadline
             self._replace(worker, "deadline" if over else "timeout")
             raise (_too_late() if over else LostWorkerError(died=False)) from None
-        except (EOFError, OSError, ValueError):
-            self._replace(worker, "died")
+        except Exception as error:
+            ours = isinstance(error, StrokectError)
+            self._replace(worker, "stopped" if ours else "died")
+            if ours:
+                raise
             raise LostWorkerError(died=True) from None
-        except BaseException:
+        except BaseException:  # the thread itself is to end
             self._replace(worker, "stopped")
             raise
         self._give_back(worker)

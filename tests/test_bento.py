@@ -16,11 +16,12 @@ from fakes import encode, fake_inputs, fake_release, grey_slice
 from serving import serve
 
 from stages import build_bento as stage
-from stages.build_bento import CODE, SERVING_MODULES, bento_version, build_bento
+from stages.build_bento import SERVING_MODULES, bento_version, build_bento, code_files
 from strokect.predictor import Predictor
 from strokect.release import load_release
 
 ROOT = Path(__file__).parents[1]
+CODE = code_files(ROOT)
 BENTOFILE = yaml.safe_load((ROOT / "bentofile.yaml").read_text())
 OPTIONAL = {"dicom_out": "highdicom"}  # serving module → the package that it imports when asked to, which the bento may lack
 FORBIDDEN = ("torch", "timm", "sklearn", "scipy", "pandas", "matplotlib", "dvc", "optuna", "wandb", "uvloop")
@@ -38,7 +39,7 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def test_the_bento_includes_the_serving_modules_and_nothing_else() -> None:
-    assert BENTOFILE["include"] == ["service.py", *(f"strokect/{m}.py" for m in SERVING_MODULES), "models/release/"]
+    assert BENTOFILE["include"] == ["service.py", "page/", *(f"strokect/{m}.py" for m in SERVING_MODULES), "models/release/"]
 
 
 def test_serving_modules_import_only_each_other_and_what_the_bento_installs() -> None:
@@ -48,7 +49,7 @@ def test_serving_modules_import_only_each_other_and_what_the_bento_installs() ->
         for module in imports(ROOT / path):
             package, _, name = module.partition(".")
             allowed = installed | sys.stdlib_module_names | {OPTIONAL.get(Path(path).stem, "")}
-            known = name in SERVING_MODULES if package == "strokect" else package in allowed
+            known = name in (*SERVING_MODULES, "__version__") if package == "strokect" else package in allowed
             assert known, f"{path} imports {module}"
 
 

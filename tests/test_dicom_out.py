@@ -207,6 +207,12 @@ def test_each_kind_of_ct_image_is_referred_to(end: str) -> None:
     assert report(ct_slice(SOPClassUID=kind)).PatientID == PATIENT["PatientID"]
 
 
+@pytest.mark.parametrize("kind", ["1.2.3", "1.2.840.10008.5.1.4.1.1.4"])  # unknown, and MR
+def test_what_does_not_say_that_it_is_a_ct_image_is_refused(kind: str) -> None:
+    with pytest.raises(ImageError, match="no CT image"):
+        capture(ct_slice(SOPClassUID=kind))
+
+
 def test_what_is_no_readable_dicom_is_refused() -> None:
     good = ct_slice()
     for data, code in [

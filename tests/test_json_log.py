@@ -115,7 +115,7 @@ def test_exceptions_that_point_at_each_other_end() -> None:
     assert [entry["type"] for entry in json_log.describe(one)] == ["ValueError", "KeyError"]
 
 
-@pytest.mark.parametrize("name", ["pydicom", "PIL.PngImagePlugin", "asyncio", "bentomlish"])
+@pytest.mark.parametrize("name", ["pydantic", "PIL.PngImagePlugin", "asyncio", "bentomlish"])
 def test_what_a_library_says_is_withheld(name: str) -> None:
     with captured(name) as (logger, stream):
         logger.warning("Expected explicit VR, but found %s", QUOTED)

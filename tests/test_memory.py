@@ -110,7 +110,9 @@ def deflated_dicom() -> bytes:
 
 
 def eight_bit_dicom() -> bytes:
-    return dicom_bytes(np.full((SIDE, SIDE), 120, np.uint8), BitsAllocated=8, BitsStored=8, HighBit=7, PixelPaddingValue=3)
+    return dicom_bytes(
+        np.full((SIDE, SIDE), 120, np.uint8), RescaleIntercept=-80, BitsAllocated=8, BitsStored=8, HighBit=7, PixelPaddingValue=3
+    )
 
 
 UPLOADS: dict[str, tuple[Callable[[], bytes], tuple[str, ...]]] = {
@@ -126,7 +128,7 @@ UPLOADS: dict[str, tuple[Callable[[], bytes], tuple[str, ...]]] = {
     "dicom_8_bit": (eight_bit_dicom, JUDGED),
     "dicom_of_4_gigapixels": (lambda: dicom_bytes(SMALL, Rows=65_535, Columns=65_535), ("too_many_pixels",)),
     "dicom_deflated": (deflated_dicom, ("unsupported_transfer_syntax",)),
-    "zip_of_zeros": (lambda: zipped(*[bytes(16 * 2**20)] * 300), ("too_large_series",)),
+    "zip_of_zeros": (lambda: zipped(*[bytes(16 * 2**20)] * 20), ("too_large_series",)),
     "zip_of_large_pictures": (lambda: zipped(*[saved(mid_grey(1024, 1024 - n)) for n in range(127)]), JUDGED),
     "zip_of_too_many_pixels": (lambda: zipped(*[saved(mid_grey(1024, 1024 - n % 9)) for n in range(400)]), ("too_large_series",)),
 }
