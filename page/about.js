@@ -41,12 +41,8 @@ function figures(metrics) {
       element("td", {}, cell(metrics.patient[key])),
     ),
   );
-<<<<<<< HEAD
-  const head = element("tr", {}, ...["", "slice", "patient"].map((name) => element("th", { scope: "col" }, name)));
-=======
   const columns = ["slice", "patient"].map((name) => element("th", { scope: "col" }, name));
   const head = element("tr", {}, element("td"), ...columns);
->>>>>>> issue5-E
   const caption = element("caption", {}, "Measured with 95 % intervals by patient");
   return [element("table", {}, caption, element("thead", {}, head), element("tbody", {}, ...rows))];
 }

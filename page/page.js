@@ -12,10 +12,7 @@ import { SliceView } from "./slice_view.js";
 
 const MAX_BODY_MIB = 25; // where GET /model does not say
 const STATES = { stroke: "stroke", normal: "normal", refer: "referred", reject: "rejected" };
-<<<<<<< HEAD
-=======
 const NAMES = ["loading-name", "problem-name", "scan-name"];
->>>>>>> issue5-E
 const PANELS = ["loading", "problem", "token", "scan"];
 
 const state = { model: null, history: [], scan: null, job: null, retry: null };
@@ -233,20 +230,12 @@ function markHistory() {
 function clear() {
   state.job?.abort();
   Object.assign(state, { history: [], scan: null, retry: null });
-<<<<<<< HEAD
-  byId("history-list").replaceChildren();
-  byId("history").hidden = true;
-  for (const id of ["series-card", "slice-card"]) byId(id).replaceChildren();
-  strip.fill([], () => {});
-  enter("start");
-=======
   byId("history").hidden = true;
   for (const id of ["history-list", "series-card", "slice-card", ...NAMES]) byId(id).replaceChildren();
   byId("left-out").querySelector("ul").replaceChildren();
   strip.fill([], () => {});
   enter("start");
   sliceView.clear();
->>>>>>> issue5-E
   byId("pick-files").focus();
   announce("Everything of this session is cleared.");
 }
@@ -288,21 +277,6 @@ function wire() {
 
 /** The whole window takes a drop: a file that misses the frame would otherwise replace the page. */
 function wireDrop() {
-<<<<<<< HEAD
-  let depth = 0; // dragenter and dragleave come for every child
-  const drag = (change) => {
-    depth = Math.max(0, change === null ? 0 : depth + change);
-    document.body.classList.toggle("dragging", depth > 0);
-  };
-  const holdsFiles = (event) => event.dataTransfer?.types.includes("Files");
-  addEventListener("dragenter", (event) => holdsFiles(event) && drag(1));
-  addEventListener("dragleave", (event) => holdsFiles(event) && drag(-1));
-  addEventListener("dragover", (event) => event.preventDefault());
-  addEventListener("drop", (event) => {
-    event.preventDefault();
-    drag(null);
-    if (holdsFiles(event)) take(dropped(event.dataTransfer));
-=======
   const veil = (shown) => document.body.classList.toggle("dragging", shown);
   for (const kind of ["dragenter", "dragover"]) {
     addEventListener(kind, (event) => {
@@ -315,7 +289,6 @@ function wireDrop() {
     event.preventDefault();
     veil(false);
     if (event.dataTransfer.types.includes("Files")) take(dropped(event.dataTransfer));
->>>>>>> issue5-E
   });
 }
 

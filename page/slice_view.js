@@ -43,8 +43,6 @@ export class SliceView {
     this.#shown?.abort();
   }
 
-<<<<<<< HEAD
-=======
   /** Forget the scan and its picture. */
   clear() {
     this.close();
@@ -54,7 +52,6 @@ export class SliceView {
     byId("caption").replaceChildren();
   }
 
->>>>>>> issue5-E
   /** Show a slice of the scan. */
   async show(scan, slice, of) {
     this.#slice = slice;
@@ -63,13 +60,8 @@ export class SliceView {
     this.#shown = new AbortController();
     const { signal } = this.#shown;
     this.#viewer.setMap(null);
-<<<<<<< HEAD
-    this.#tellMap("");
-    byId("map-control").disabled = true;
-=======
     byId("map-control").disabled = true;
     byId("viewing").classList.toggle("is-rejected", slice.decision === "reject");
->>>>>>> issue5-E
     await Promise.all([this.#showPicture(signal), this.#showMap(signal)]);
   }
 
@@ -105,11 +97,7 @@ export class SliceView {
       byId("map-control").disabled = highest <= 0;
       byId("scale-end").textContent = number(Math.max(highest, 0));
       const what = `Class activation map, ${rows} × ${columns} cells: not a localisation.`;
-<<<<<<< HEAD
-      return this.#tellMap(highest > 0 ? what : `${what} It is positive nowhere on this slice.`);
-=======
       return this.#tellMap(highest > 0 ? `${what} Yellow is the highest value on this slice.` : `${what} It is positive nowhere on this slice.`);
->>>>>>> issue5-E
     } catch (error) {
       if (signal.aborted) return undefined;
       const id = error.requestId ? ` Request id: ${error.requestId}` : "";
@@ -127,10 +115,6 @@ export class SliceView {
 
   #tellMap(words) {
     byId("map-note").textContent = words;
-<<<<<<< HEAD
-    byId("scale").hidden = byId("map-control").disabled;
-=======
->>>>>>> issue5-E
   }
 
   #caption() {

@@ -27,12 +27,8 @@ export function number(value, digits = 2) {
 /** Where a probability lies to its threshold. */
 export function thresholdWords({ probability, threshold }) {
   const side = probability >= threshold ? "at or above" : "below";
-<<<<<<< HEAD
-  return `${number(probability)} is ${side} the threshold ${number(threshold)}.`;
-=======
   const digits = number(probability) === number(threshold) ? 5 : 2; // "0.35 is below 0.35" would puzzle
   return `${number(probability, digits)} is ${side} the threshold ${number(threshold, digits)}.`;
->>>>>>> issue5-E
 }
 
 /** The probabilities [from, to] that are referred, where the measure is a function of the probability; else null. */
@@ -52,15 +48,9 @@ export function referBand({ uncertainty, threshold }) {
 export function referWords(answer) {
   const { value, refer_above: limit, measure } = answer.uncertainty;
   const band = referBand(answer);
-<<<<<<< HEAD
-  const where = band ? `, that is for probabilities between ${number(band[0])} and ${number(band[1])}` : "";
-  const here = `${value > limit ? "Above" : "Within"} the limit ${number(limit, 3)}.`;
-  return `${here} Above it the answer is referred to a person${where}. Measured as ${MEASURES[measure] ?? measure}.`;
-=======
   const where = band ? `, that is with a probability between ${number(band[0])} and ${number(band[1])}` : "";
   const here = value > limit ? `Above the limit ${number(limit, 3)}, so a person has to read it.` : `Within the limit ${number(limit, 3)}.`;
   return `${here} Answers above it are referred${where}. Measured as ${MEASURES[measure] ?? measure}.`;
->>>>>>> issue5-E
 }
 
 function entropyBand(limit) {
