@@ -50,6 +50,7 @@ bench: setup ## the benchmarks, into metrics/bench/
 	python -m benchmarks.pipeline
 	python -m benchmarks.serve
 	python -m benchmarks.service
+	python -m benchmarks.bento_start
 	python -m benchmarks.train
 
 readme: setup ## fill the marked blocks of README.md from the metrics

@@ -7,10 +7,13 @@ file can also compute a new chain from any line on; with one, only who holds the
 import hashlib
 import hmac
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+HASH = re.compile(rb'"hash\\?":')  # in a record, also inside a text
+AUDIT = "audit"  # key of the record's line in a log line
 START_OF_CHAIN = "0" * 64  # `previous` of the first record of all
 Record = dict[str, Any]
 
@@ -42,6 +45,28 @@ def read_record(line: bytes, key: str | None) -> Record | None:
     return record if genuine and hmac.compare_digest(str(record.get("hash")), hash_of(record, key)) else None
 
 
+def wrap(line: str, time: str) -> str:
+    """A record's line inside a log line, for standard output.
+
+    As a text: log collectors take JSON apart and give it back with other keys first, and the hash is over the bytes.
+    """
+    shown = {"time": time, "level": "INFO", "severity": "INFO", "logger": "strokect.audit", "message": "audit line"}
+    return json.dumps({**shown, AUDIT: line})
+
+
+def unwrap(line: bytes) -> bytes | None:
+    """The record's line in what `wrap` made or a collector made of that; None for any other log line, torn ones as they are."""
+    try:
+        content = json.loads(line)
+    except ValueError:
+        return line if HASH.search(line) else None
+    if not isinstance(content, dict):
+        return None
+    if isinstance(content.get(AUDIT), str):
+        return str(content[AUDIT]).encode()
+    return line if "hash" in content and "previous" in content else None
+
+
 @dataclass
 class Report:
     """What the check of a log found, up to the first break. `problem` is "" if there is none."""
@@ -60,9 +85,13 @@ def verify(lines: Iterable[tuple[str, bytes]], key: str | None = None, head: str
     """
     report, remembered = Report(), not head
     for place, line in lines:
-        if mixed and b'"hash":"' not in line:
-            continue
-        record = read_record(line.removesuffix(b"\n"), key)
+        content = line.removesuffix(b"\n")
+        if mixed:
+            found = unwrap(content)
+            if found is None:
+                continue
+            content = found
+        record = read_record(content, key)
         if record is None:
             report.problem = f"{place}: the hash does not match the content (changed, torn, or under another key)"
             return report

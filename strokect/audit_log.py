@@ -28,7 +28,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from strokect.audit_chain import START_OF_CHAIN, Record, canonical, read_record, seal, verify
+from strokect.audit_chain import START_OF_CHAIN, Record, canonical, read_record, seal, verify, wrap
 from strokect.errors import AuditLogError, run_stage
 from strokect.monitoring import DECISIONS, ROUTES
 from strokect.settings import read_settings
@@ -116,7 +116,7 @@ class AuditLog:
         sealed = seal({"time": time, **record, **said}, self._seq + 1, self._head, self._key)
         line = canonical(sealed) + b"\n"
         if self._path is None:
-            sys.stdout.write(line.decode("ascii"))
+            sys.stdout.write(wrap(line.decode("ascii").removesuffix("\n"), time) + "\n")
             sys.stdout.flush()
         else:
             self._offset = os.fstat(self._file).st_size

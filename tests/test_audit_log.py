@@ -269,8 +269,22 @@ def test_standard_output_is_a_chain_of_each_process_among_other_lines(capsys: py
     lines = capsys.readouterr().out.encode().splitlines(keepends=True)
     report = check(*lines, mixed=True)
     assert (report.problem, report.records, len(report.heads)) == ("", 8, 2)
-    assert check(*lines).problem.startswith("line 2")
+    assert check(*lines).problem.startswith("line 1")
     assert check(*lines[:4], *lines[5:], mixed=True).problem.startswith("line 6")  # one answer of two removed
+
+
+def test_what_a_log_collector_makes_of_standard_output_is_still_good(capsys: pytest.CaptureFixture[str]) -> None:
+    log = AuditLog(None, VERSION, KEY)
+    for number in range(3):
+        log.write(answer(number))
+    written = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert all({"time", "level", "severity", "logger", "message"} <= line.keys() for line in written)
+    taken_apart = [json.dumps(line, sort_keys=True, indent=None).encode() for line in written]
+    texts = [line["audit"].encode() for line in written]
+    for lines in (taken_apart, texts):
+        assert (check(*lines, key=KEY, mixed=True).problem, check(*lines, key=KEY, mixed=True).records) == ("", 4)
+        assert check(*lines[:2], lines[2].replace(b"predict", b"explain"), *lines[3:], key=KEY, mixed=True).problem
+        assert check(*lines[:2], lines[2][:-9], *lines[3:], key=KEY, mixed=True).problem.startswith("line 3: the hash")
 
 
 PLANTED = "Erika Mustermann"

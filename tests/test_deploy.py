@@ -13,8 +13,9 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from strokect.files import read_json
-from strokect.http import BODY_TIMEOUT_S, PROBES
+from strokect.guard import PROBES
 from strokect.settings import read_settings
+from strokect.uploads import BODY_TIMEOUT_S
 
 ROOT = Path(__file__).parents[1]
 CLOUDRUN = ROOT / "deploy" / "cloudrun"
