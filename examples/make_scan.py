@@ -1,6 +1,6 @@
 """An example scan of nobody: a phantom patient whom the committed run never saw, as slice.png, slice.dcm and scan.zip.
 
-    python examples/make_scan.py [FOLDER]        from the repository root, after `make repro`; FOLDER is `example` by default
+    python -m examples.make_scan [FOLDER]        from the repository root, after `make repro`; FOLDER is `example` by default
 
 Slices are of the size that the phantom's model was trained on. A model of real slices rejects them, as it should.
 """
@@ -15,10 +15,8 @@ from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file: the repository is not installed
-
-from strokect.phantom import PhantomSlice, make_patient, window  # noqa: E402
-from strokect.phantom_anatomy import FIELD_MM  # noqa: E402
+from strokect.phantom import PhantomSlice, make_patient, window
+from strokect.phantom_anatomy import FIELD_MM
 
 PATIENT, SEED, SLICES, SIZE, SPACING_MM = 1, 10, 10, 96, 12.0
 STUDY, SERIES, FRAME = (generate_uid(entropy_srcs=["strokect example", name]) for name in ("study", "series", "frame"))

@@ -16,8 +16,8 @@ from strokect.slices import decode
 
 
 def test_the_example_scan_is_a_whole_series_in_order(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "examples" / "make_scan.py"), "example"]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=60)
+    command = [sys.executable, "-m", "examples.make_scan", str(tmp_path / "example")]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=60)
     members = list(read_series([(tmp_path / "example/scan.zip").read_bytes()], 400))
     found = arrange(members)
     assert (len(found.order), found.left_out, found.by, found.incomplete) == (10, [], "position", False)
