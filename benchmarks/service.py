@@ -54,6 +54,7 @@ def client(url: str, files: Sequence[bytes]) -> list[Sample]:
             response = session.post(f"{url}/predict", files={"image": ("image", data)}, timeout=TIMEOUT_S)
             samples.append((response.status_code, time.perf_counter() - begin))
             if response.status_code == 429:
+                session.close()  # a server may close an idle connection in the moment in which it is used again
                 time.sleep(float(response.headers.get("Retry-After", 1)))
     return samples
 
