@@ -94,7 +94,7 @@ def test_a_stand_in_release_labels_every_picture(tmp_path: Path) -> None:
 
 
 def test_memory_counts_every_process_once_and_shared_pages_once() -> None:
-    code = """
+    code = r"""
 import os, time
 kept = b"x" * 60_000_000
 if not os.fork():

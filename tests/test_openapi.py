@@ -103,7 +103,7 @@ def test_the_service_answers_as_the_document_says(server: Server, api: Any, rout
 
     ask()
     assert 200 in seen
-    if route.upload:
+    if route.upload == "image":  # of a series, files that cannot be read are left out of the answer
         assert seen & {400, 415, 422}
 
 
