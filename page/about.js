@@ -19,8 +19,8 @@ export function showModel(model) {
     ["Network", model.backbone],
     ["Models", model.models?.length],
     ["Trained on", model.data?.source],
-    ["Threshold of a slice", number(model.thresholds?.slice)],
-    ["Threshold of a patient", number(model.thresholds?.patient)],
+    ["Threshold of a slice", number(model.thresholds?.slice?.threshold)],
+    ["Threshold of a patient", number(model.thresholds?.patient?.threshold)],
   ].filter(([, value]) => value);
   byId("about-list").replaceChildren(
     ...rows.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, String(value))]),

@@ -79,7 +79,7 @@ async function judge(upload, signal) {
     const answer = await postJson("/predict", "image", upload.sent, options);
     return { ...scan, answer, slices: [{ ...answer, number: 0 }], files: upload.slices };
   }
-  const limit = (state.model?.settings?.max_body_mb ?? MAX_BODY_MIB) * 2 ** 20;
+  const limit = (state.model?.settings?.STROKECT_MAX_BODY_MB ?? MAX_BODY_MIB) * 2 ** 20;
   const parts = upload.slices ? await packed(upload.sent, limit, { onStep: step, signal }) : upload.sent;
   const answer = await postJson("/predict_series", "series", parts, options);
   const slices = [...answer.slices].sort((a, b) => a.position - b.position);
@@ -157,6 +157,7 @@ function show(scan, { fresh = false } = {}) {
   const signal = sliceView.open(scan);
   const draw = (index, onPicture) => scan.pictures?.later(scan.slices[index].number, signal, onPicture);
   strip.fill(scan.series ? scan.slices : [], draw);
+  viewing.hidden = slice.hidden = scan.slices.length === 0; // every file of a series may have been left out
   if (scan.series) strip.select(mostTelling(scan.slices));
   else showSlice(0);
   markHistory();
@@ -181,8 +182,8 @@ function showSeries(card, scan) {
     .map((decision) => [scan.slices.filter((slice) => slice.decision === decision).length, DECISIONS[decision].word.toLowerCase()])
     .filter(([count]) => count);
   const summary = `${scan.slices.length} slices: ${counts.map(([count, word]) => `${count} ${word}`).join(", ")}.`;
-  const extra = [element("p", { class: "note" }, summary), details(answer, scan.title)];
-  showAnswer(card, answer, { of: `The series, ${scan.slices.length} slices`, scope: "Taken as a whole, ", target: answer.target, extra });
+  const extra = [element("p", { class: "note" }, summary), details(answer, { file: scan.title, series: true })];
+  showAnswer(card, answer, { of: `The series, ${scan.slices.length} slices`, series: true, target: answer.target, extra });
 }
 
 function showLeftOut(scan) {
@@ -202,7 +203,7 @@ function showSlice(index) {
   const slice = scan.slices[index];
   const of = scan.series ? `Slice ${index + 1} of ${scan.slices.length}` : "This slice";
   const file = scan.files?.[slice.number]?.name ?? `file ${slice.number + 1}`;
-  showAnswer(byId("slice-card"), slice, { of, target: scan.answer.target, extra: [details(slice, file)] });
+  showAnswer(byId("slice-card"), slice, { of, target: scan.answer.target, extra: [details(slice, { file })] });
   sliceView.show(scan, slice, of);
 }
 

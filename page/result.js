@@ -3,18 +3,19 @@
 import { element, icon } from "./dom.js";
 import { DECISIONS, number, referBand, referWords, sentence, thresholdWords } from "./words.js";
 
-/** Fill `card` with an answer about `target`. `of` says what it is about, `scope` begins the sentence on what it means. */
-export function showAnswer(card, answer, { of, scope = "", target, extra = [] }) {
+/** Fill `card` with the answer about one slice, or about a `series` as a whole; `of` is its title, `extra` goes below. */
+export function showAnswer(card, answer, { of, target, series = false, extra = [] }) {
   const { word, says } = DECISIONS[answer.decision];
   const said = element("span", {}, word);
+  const scope = series ? "Taken as a whole, " : "";
   card.dataset.decision = answer.decision;
   card.replaceChildren(
     element("p", { class: "of" }, of),
     element("h2", { class: "verdict", tabindex: -1 }, icon(answer.decision), said),
     element("p", { class: "meaning" }, sentence(scope + says(target))),
     ...reasons(answer),
-    ...(answer.probability === null ? [element("p", { class: "none" }, "No probability is given for it.")] : probability(answer)),
-    ...(Number.isFinite(answer.uncertainty?.value) ? uncertainty(answer) : []),
+    ...(answer.probability === null ? [element("p", { class: "none" }, "No probability is given for it.")] : probability(answer, series)),
+    ...(Number.isFinite(answer.uncertainty?.value) ? uncertainty(answer, series) : []),
     ...extra,
   );
 }
@@ -25,9 +26,9 @@ function reasons(answer) {
   return [element("h3", {}, answer.reasons.length > 1 ? "Reasons" : "Reason"), element("ul", { class: "reasons" }, ...items)];
 }
 
-function probability(answer) {
+function probability(answer, series) {
   const bar = element("div", { class: "gauge probability", "aria-hidden": "true" }, element("span", { class: "fill" }));
-  const band = referBand(answer);
+  const band = series ? null : referBand(answer); // a series is referred for its slices, not for its own probability
   if (band) {
     const [from, to] = band.map((edge) => number(edge));
     bar.append(element("span", { class: "band" }, element("span", { class: "band-label" }, `refer ${from}–${to}`)));
@@ -44,7 +45,7 @@ function probability(answer) {
   ];
 }
 
-function uncertainty(answer) {
+function uncertainty(answer, series) {
   const { value, refer_above: limit, mc_std, fold_std } = answer.uncertainty;
   const [from, to] = extent(answer.uncertainty);
   const share = (what) => Math.min(Math.max((what - from) / (to - from), 0), 1);
@@ -57,10 +58,10 @@ function uncertainty(answer) {
     .filter(([, std]) => Number.isFinite(std))
     .map(([where, std]) => `${number(std, 3)} ${where}`);
   return [
-    figure("Uncertainty", number(value, 3), "uncertainty"),
+    figure(series ? "Uncertainty of the least sure slice" : "Uncertainty", number(value, 3), "uncertainty"),
     bar,
     ends("sure", "unsure"),
-    element("p", { class: "note" }, referWords(answer)),
+    element("p", { class: "note" }, referWords(answer, series)),
     ...(spreads.length ? [element("p", { class: "note" }, `Standard deviation of the probability: ${spreads.join(", ")}.`)] : []),
   ];
 }
@@ -86,14 +87,17 @@ function ends(...texts) {
 }
 
 /** What somebody needs who asks about this answer later. */
-export function details(answer, file) {
+export function details(answer, { file, series = false }) {
   const rows = [
-    ["File", file],
+    [series ? "Files" : "File", file],
+    ["Rule", answer.rule],
+    [
+      series ? "Share of rejected slices" : "Strangeness to the training slices",
+      `${number(answer.ood.score)}, rejected above ${number(answer.ood.threshold)}`,
+    ],
     ["Model version", answer.model_version],
     ["Request id", answer.request_id],
-    ["SHA-256 of the file", answer.input_sha256],
-    ["Strangeness to the training slices", answer.ood && `${number(answer.ood.score)}, rejected above ${number(answer.ood.threshold)}`],
-    ["Rule for the series", answer.rule],
+    [series ? "SHA-256 over those of the files" : "SHA-256 of the file", answer.input_sha256],
     ["Time taken", Number.isFinite(answer.latency_ms) ? `${number(answer.latency_ms / 1000)} s` : null],
   ].filter(([, value]) => value);
   const list = rows.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]);

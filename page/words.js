@@ -44,10 +44,10 @@ export function referBand({ uncertainty, threshold }) {
   return null;
 }
 
-/** The refer rule and where this answer lies to it. */
-export function referWords(answer) {
+/** The refer rule and where this answer lies to it. In a series the uncertainty is that of a slice, whose probability is elsewhere. */
+export function referWords(answer, series) {
   const { value, refer_above: limit, measure } = answer.uncertainty;
-  const band = referBand(answer);
+  const band = series ? null : referBand(answer);
   const where = band ? `, that is with a probability between ${number(band[0])} and ${number(band[1])}` : "";
   const here = value > limit ? `Above the limit ${number(limit, 3)}, so a person has to read it.` : `Within the limit ${number(limit, 3)}.`;
   return `${here} Answers above it are referred${where}. Measured as ${MEASURES[measure] ?? measure}.`;

@@ -1,26 +1,23 @@
-"""Fixtures and steps of the tests of the page: a browser, the server that plays the service, files to drop.
+"""Fixtures of the tests of the page: a browser, the server that plays the service, files to drop.
 
 A plugin that test modules name (`pytest_plugins`), because conftest.py must not need selenium.
 """
 
-import base64
-import io
-import json
-import os
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+import requests
+from conftest import ROOT
 
 from tests.browser import CHROMIUM, DRIVER, Browser, chromium
+from tests.fakes import fake_release
 from tests.page_scans import dicom, jpeg, patient, photo, png, series, zipped
-from tests.page_server import Asked, PageServer
-
-DECIDED = ("stroke", "normal", "referred", "rejected")
-SIDE = 96  # pixels of a phantom slice
-SCALE = 768 // SIDE  # pixels of the canvas for each
+from tests.page_server import PageServer
+from tests.page_steps import written
+from tests.serving import serve
 
 
 @pytest.fixture(scope="session")
@@ -40,9 +37,22 @@ def mock() -> Iterator[PageServer]:
 
 
 @pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the service itself, with a model that knows nothing."""
+    folder = tmp_path_factory.mktemp("page_service")
+    command = [sys.executable, "-m", "bentoml", "serve", "service:StrokeCT"]
+    with serve(command, ROOT, folder, STROKECT_RELEASE=str(fake_release(folder))) as running:
+        deadline = time.monotonic() + 60
+        while not requests.get(f"{running.url}/readyz", timeout=5).ok and time.monotonic() < deadline:
+            time.sleep(0.2)
+        yield running.url
+
+
+@pytest.fixture(scope="session", params=["mock", "service"])
 def url(request: pytest.FixtureRequest) -> str:
-    """The service for the tests that hold for any."""
-    return os.environ.get("STROKECT_PAGE_URL") or request.getfixturevalue("mock").url
+    """For what must hold whoever answers."""
+    found = request.getfixturevalue(request.param)
+    return str(getattr(found, "url", found))
 
 
 @pytest.fixture
@@ -83,43 +93,3 @@ def scans(tmp_path: Path) -> dict[str, Path]:
         "series.zip": zipped(series() | {"notes.txt": b"no picture", "photo.png": photo()}),
     }
     return {name: written(tmp_path / name, data) for name, data in files.items()}
-
-
-def written(path: Path, data: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-    return path
-
-
-def asked_for(server: PageServer, path: str) -> list[Asked]:
-    return [asked for asked in server.asked if asked.path == path]
-
-
-def set_value(browser: Browser, selector: str, value: float) -> None:
-    """Move a slider or type a number."""
-    browser.script(
-        "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input'))", browser.one(selector), value
-    )
-
-
-def noted(files: dict[str, bytes]) -> list[float]:
-    """The probabilities noted in the files of a series, whose names run from the top down."""
-    return [json.loads(data.split(b"mock")[1].split(b"}")[0] + b"}")["probability"] for name, data in sorted(files.items())]
-
-
-def drawn_on(browser: Browser, selector: str = "#canvas") -> np.ndarray:
-    """(H, W, 3) int: what is drawn."""
-    encoded = browser.script("return arguments[0].toDataURL()", browser.one(selector)).partition(",")[2]
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGB")).astype(int)
-
-
-def shows(browser: Browser, grey: np.ndarray, tolerance: float = 3.0) -> bool:
-    """Whether the canvas, its map at 0 %, holds this picture. Its pixels are looked at in their middle: between, it is smooth."""
-    drawn = drawn_on(browser)[SCALE // 2 :: SCALE, SCALE // 2 :: SCALE, 0]
-    return bool(np.abs(drawn - grey.astype(int)).mean() < tolerance)
-
-
-def current(browser: Browser) -> int:
-    selected = [item.get_attribute("aria-selected") for item in browser.all("#strip [role=option]")]
-    assert selected.count("true") == 1
-    return selected.index("true")

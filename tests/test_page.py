@@ -14,9 +14,9 @@ from selenium.webdriver.common.keys import Keys
 
 from strokect.phantom import window
 from tests.browser import Browser
-from tests.page_fixtures import DECIDED, asked_for, drawn_on, set_value, shows, written
 from tests.page_scans import patient
 from tests.page_server import REFER_ABOVE, TARGET, THRESHOLD, PageServer
+from tests.page_steps import DECIDED, asked_for, drawn_on, set_value, shows, written
 
 pytest_plugins = ["tests.page_fixtures"]
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("undisturbed")]
@@ -57,6 +57,16 @@ def test_nothing_leaves_the_machine_and_nothing_is_stored(browser: Browser, url:
         "(await caches.keys()).length, (await navigator.serviceWorker.getRegistrations()).length]"
     )
     assert stored == [0, 0, "", 0, 0, 0]
+
+
+def test_it_says_what_the_model_is(browser: Browser, url: str) -> None:
+    browser.open(url)
+    browser.one("#about summary").click()
+    shown, model = browser.text("#about"), requests.get(f"{url}/model", timeout=10).json()
+    assert browser.text("#target") == model["target"]
+    assert model["version"] in shown and model["intended_use"].replace("`", "") in shown
+    for level in ("slice", "patient"):
+        assert f"Threshold of a {level}\n{model['thresholds'][level]['threshold']:.2f}" in shown
 
 
 def test_no_script_and_no_style_of_the_page_is_inline() -> None:

@@ -158,6 +158,9 @@ def test_nothing_moves_for_those_who_ask_for_that(browser: Browser, start: PageS
     assert browser.script(moving) == "0.25s"
     browser.emulate(prefers_reduced_motion="reduce")
     assert browser.script(moving) == "0s"
+    browser.pick([scans["slow.png"]], "loading")
+    browser.until(lambda: "looking at it" in browser.text("#loading-step"))
+    assert not browser.one("#loading-bar").is_displayed()
 
 
 def test_bars_can_be_seen_in_forced_colours(browser: Browser, start: PageServer, scans: dict[str, Path]) -> None:

@@ -16,9 +16,9 @@ from selenium.webdriver.common.keys import Keys
 
 from strokect.phantom import window
 from tests.browser import Browser
-from tests.page_fixtures import asked_for, current, drawn_on, noted, set_value, shows, written
 from tests.page_scans import dicom, patient, png, series, zipped
 from tests.page_server import PageServer
+from tests.page_steps import asked_for, current, drawn_on, noted, set_value, shows, written
 
 pytest_plugins = ["tests.page_fixtures"]
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("undisturbed")]
@@ -56,6 +56,28 @@ def test_each_slice_of_a_zip_has_its_own_picture(browser: Browser, start: PageSe
     browser.until(lambda: drawn_on(browser, "#strip li:nth-child(5) canvas").max() > 200, "the strip stays black")
 
 
+def test_a_late_picture_does_not_replace_the_one_that_is_looked_at(browser: Browser, start: PageServer, tmp_path: Path) -> None:
+    parts = patient()
+    slow = dicom(parts[4].hu, 1, fault="slow_view", probability=0.8)
+    paths = [written(tmp_path / "a.dcm", slow), written(tmp_path / "b.dcm", dicom(parts[9].hu, 2, probability=0.1))]
+    browser.pick(paths, "stroke", "normal")
+    set_value(browser, "#opacity", 0)
+    assert current(browser) == 0  # its picture is on the way
+    browser.all("#strip [role=option]")[1].click()
+    browser.until(lambda: shows(browser, window(parts[9].hu)))
+    browser.until(lambda: drawn_on(browser, "#strip li:first-child canvas").max() > 200, "the slow picture never came")
+    assert shows(browser, window(parts[9].hu))
+
+
+def test_a_series_of_which_nothing_is_left(browser: Browser, start: PageServer, scans: dict[str, Path], tmp_path: Path) -> None:
+    browser.pick([scans["stroke.dcm"]], "stroke")
+    browser.pick([written(tmp_path / name, b"no picture") for name in ("a.txt", "b.txt")], "rejected")
+    assert browser.text("#series-card .verdict") == "Rejected" and "2 files left out" in browser.text("#left-out summary")
+    assert not browser.one("#viewing").is_displayed() and not browser.one("#slice-card").is_displayed()
+    browser.all("#history-list button")[1].click()
+    assert browser.one("#viewing").is_displayed() and browser.text("#slice-card .verdict") == "Stroke"
+
+
 @pytest.mark.parametrize("way", ["files", "folder", "dropped folder", "dropped zip"])
 def test_the_same_series_by_every_way_in(browser: Browser, start: PageServer, tmp_path: Path, way: str) -> None:
     paths = [written(tmp_path / "head" / name, data) for name, data in series().items()]
@@ -89,9 +111,17 @@ def _damaged(content: bytes, what: str) -> bytes:
     return bytes(content)
 
 
-@pytest.mark.parametrize("what", ["encrypted", "larger than it says", "another checksum", "too large together"])
+@pytest.mark.parametrize(
+    ("what", "why"),
+    [
+        ("encrypted", "it is encrypted"),
+        ("larger than it says", "a file in it is larger than the zip says"),
+        ("another checksum", "it is damaged"),
+        ("too large together", "what it holds is too large"),
+    ],
+)
 def test_a_zip_that_the_page_cannot_open_is_sent_as_it_is(
-    browser: Browser, start: PageServer, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+    browser: Browser, start: PageServer, tmp_path: Path, what: str, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -103,7 +133,7 @@ def test_a_zip_that_the_page_cannot_open_is_sent_as_it_is(
     browser.ready()
     assert asked_for(start, "/predict_series")[0].names == ["slice-0"]
     assert len(browser.all("#strip [role=option]")) == 10
-    assert "could not open the zip itself" in browser.text("#no-picture")
+    assert f"could not open the zip itself ({why})" in browser.text("#no-picture")
     assert asked_for(start, "/view") == [] and not browser.one("#window-control").is_displayed()
 
 
