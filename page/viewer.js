@@ -1,6 +1,6 @@
 // The slice on a canvas and the class activation map over it.
 
-import { cividis } from "./cividis.js";
+import { colour } from "./colours.js";
 
 const SIDE = 768; // pixels of the canvas: sharp on dense screens, and CT slices have 512
 const TINT = 192; // pixels of the interpolated map
@@ -57,13 +57,13 @@ export function drawSquare(context, picture, side) {
   context.drawImage(picture, (side - width) / 2, (side - height) / 2, width, height);
 }
 
-/** The scale beside the map: cividis from transparent 0 to the highest value, over the black that the slice lies on. */
+/** The scale beside the map: from transparent 0 to the highest value, over the black that the slice lies on. */
 export function drawScale(canvas) {
   const context = canvas.getContext("2d");
   const image = context.createImageData(canvas.width, canvas.height);
   for (let at = 0; at < image.data.length; at += 4) {
     const value = ((at / 4) % canvas.width) / (canvas.width - 1);
-    image.data.set([...cividis(value).map((channel) => channel * visible(value)), 255], at);
+    image.data.set([...colour(value).map((channel) => channel * visible(value)), 255], at);
   }
   context.putImageData(image, 0, 0);
 }
@@ -84,7 +84,7 @@ function tint(map, highest) {
       const above = map[top][left] * (1 - across) + map[top][right] * across;
       const below = map[bottom][left] * (1 - across) + map[bottom][right] * across;
       const value = Math.max(0, above * (1 - down) + below * down) / highest;
-      image.data.set([...cividis(value), 255 * visible(value)], 4 * (TINT * y + x));
+      image.data.set([...colour(value), 255 * visible(value)], 4 * (TINT * y + x));
     }
   }
   canvas.getContext("2d").putImageData(image, 0, 0);

@@ -1,14 +1,16 @@
 """The overlay: the map lies where it belongs on slices of any shape, colours are ordered, and no text covers the slice."""
 
 import io
+import re
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from matplotlib import colormaps
 from PIL import Image
 
 from strokect.errors import NoResultError
-from strokect.overlay import BACKGROUND, HEADING, LONGER_SIDE, TEXT_WIDTH, blend, colour_table, draw_overlay, spread
+from strokect.overlay import ANCHORS, BACKGROUND, HEADING, LONGER_SIDE, TEXT_WIDTH, blend, colour_table, draw_overlay, spread
 from strokect.slices import resize_slice
 
 TARGET = "intracranial haemorrhage on this slice"
@@ -185,3 +187,8 @@ def test_a_big_slice_is_not_drawn_at_its_full_size() -> None:
 def test_a_map_that_is_not_finite_is_no_explanation(value: float) -> None:
     with pytest.raises(NoResultError):
         draw(np.zeros((64, 64), np.uint8), np.full((7, 7), value))
+
+
+def test_the_page_draws_the_map_in_the_same_colours() -> None:
+    script = (ROOT / "page" / "colours.js").read_text(encoding="utf-8")
+    assert tuple(re.findall(r'"([0-9a-f]{6})"', script)) == ANCHORS

@@ -157,7 +157,7 @@ def test_the_opacity_changes_the_map_and_only_the_map(browser: Browser, start: P
     assert _shows_grey(drawn[0])
     hot = (int(0.6875 * 768) + 48, int(0.1875 * 768) + 48)  # middle of the cell that the hill is on: column 5 or 6, row 1 or 2
     column, row = hot
-    assert np.abs(drawn[100][row, column] - [254, 232, 56]).max() < 40, "the highest value is not cividis yellow"
+    assert np.abs(drawn[100][row, column] - [253, 231, 37]).max() < 40, "the highest value is not yellow"
     halfway = (drawn[0][row, column] + drawn[100][row, column]) / 2
     assert np.abs(drawn[50][row, column] - halfway).max() <= 3
     assert (drawn[100][700, 60] == drawn[0][700, 60]).all(), "a cell that is not positive is tinted"

@@ -12,10 +12,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import requests
 from fakes import dicom_bytes, encode, fake_release, grey_slice
 from serving import Server, serve
+from test_fuzz_decoding import mutations
 from test_service import COMMAND, PNG, ROOT, assert_error, predict
 
 from strokect.lifecycle import EXIT_CODE
@@ -218,8 +220,6 @@ def resident_mb(pid: int) -> float:
 def test_two_thousand_mixed_requests_leave_nothing_behind(tmp_path: Path) -> None:
     temporary = tmp_path / "tmp"
     temporary.mkdir()
-    import numpy as np
-
     slices = [encode(grey_slice(seed=seed)) for seed in range(10)]
     dicom = dicom_bytes(np.full((64, 64), 1064, np.int16))
     bad = [b"no picture", PNG[:100], b"PK\x03\x04 no zip", b""]
@@ -251,3 +251,25 @@ def test_two_thousand_mixed_requests_leave_nothing_behind(tmp_path: Path) -> Non
         assert threads(worker) <= had + 1 and server.workers() == [worker]
         assert {path for path in temporary.rglob("*") if path.is_file()} == left
         assert "Mustermann" not in server.log.read_text()
+
+
+@pytest.mark.slow
+def test_five_thousand_damaged_uploads_are_no_fault_of_the_service(tmp_path: Path) -> None:
+    environment = {"STROKECT_QUEUE": "20", "STROKECT_DECODE_TIMEOUT_S": "5"}
+    with serve(COMMAND, ROOT, tmp_path, STROKECT_RELEASE=str(fake_release(tmp_path)), **environment) as server:
+        workers, session = server.workers(), threading.local()
+
+        def upload(numbered: tuple[int, bytes]) -> int:
+            if not hasattr(session, "http"):
+                session.http = requests.Session()
+            number, data = numbered
+            route, field = (("/predict", "image"), ("/predict_series", "series"), ("/view", "image"))[number % 3]
+            files = {field: (f"{number}", data)}
+            return int(session.http.post(f"{server.url}{route}", files=files, timeout=60).status_code)
+
+        with ThreadPoolExecutor(4) as pool:
+            statuses = list(pool.map(upload, enumerate(mutations(5000, seed=5))))
+        assert len(statuses) == 5000 and set(statuses) <= {200, 400, 413, 415, 422}, set(statuses)
+        assert statuses.count(200) > 100 and statuses.count(422) > 100
+        assert server.workers() == workers and predict(server, PNG).status_code == 200
+        assert "Traceback" not in server.log.read_text()
