@@ -42,9 +42,8 @@ class Slot:
     def leave(self) -> None:
         """The guard is done with the request: the slot is free unless work has begun."""
         with self.admission.lock:
-            if self.begun is not None:
-                return
-        self.admission.free(self)
+            if self.begun is None:
+                self.admission.free(self)
 
 
 @dataclass(eq=False)
@@ -54,7 +53,7 @@ class Admission:
     computing: int
     queue: int
     tell: Callable[[int, int], None] = lambda queued, computing: None  # at every change
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    lock: threading.RLock = field(default_factory=threading.RLock)
     busy: int = 0
     mean_s: float = 0.0  # running mean of how long a request computes
     waiting: deque[asyncio.Future[None]] = field(default_factory=deque)

@@ -3,6 +3,7 @@
 It answers the page and the OpenAPI document itself. Of the routes that compute, BentoML sees a request without its upload.
 """
 
+import asyncio
 import json
 import logging
 import time
@@ -14,7 +15,7 @@ from urllib.parse import parse_qsl
 from strokect import __version__, monitoring
 from strokect.access import Access, cors_headers, security_headers
 from strokect.admission import Admission
-from strokect.http import EXCHANGE, App, Exchange, HttpError, Receive, Reply, Scope, Send
+from strokect.http import EXCHANGE, App, Exchange, HttpError, Message, Receive, Reply, Scope, Send
 from strokect.openapi import document
 from strokect.settings import Settings
 from strokect.uploads import file_parts, read_body, without_body
@@ -24,6 +25,7 @@ logger = logging.getLogger("bentoml.strokect")  # BentoML shows INFO of its own 
 PROBES = ("/livez", "/readyz", "/healthz")
 OTHERS = ("/model", "/metrics", "/schema.json")  # what BentoML and the mounted app answer besides
 OPENAPI = "/docs.json"
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 MEDIA_TYPES = {".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
 
 
@@ -83,10 +85,9 @@ class Guard:
                 monitoring.count_http(exchange.route, reply.status)
                 if exchange.route in UPLOADS:
                     monitoring.observe_phase("total", seconds)
+                method = scope["method"] if scope["method"] in METHODS else "(other)"  # a made-up one may hold a name
                 status = reply.status or "-"
-                logger.info(
-                    "request %s: %s %s %s %.1f ms", exchange.request_id, scope["method"], exchange.route, status, 1000 * seconds
-                )
+                logger.info("request %s: %s %s %s %.1f ms", exchange.request_id, method, exchange.route, status, 1000 * seconds)
 
     async def _serve(self, exchange: Exchange, scope: Scope, receive: Receive, reply: Reply) -> None:
         path, method, upload = scope["path"], scope["method"], UPLOADS.get(scope["path"])
@@ -124,12 +125,31 @@ class Guard:
         exchange.query = _query(scope)
         arrived = time.monotonic()
         exchange.deadline = arrived + (self.settings.series_deadline_s if upload.many else self.settings.deadline_s)
-        exchange.slot = await self.admission.enter(exchange.deadline)
-        monitoring.observe_phase("queue", time.monotonic() - arrived)
+        watch = asyncio.create_task(_hang_up(exchange, receive))
         try:
-            await self.app(*without_body(scope, receive, upload.field), reply)
+            if await self._take_turn(exchange, watch):
+                monitoring.observe_phase("queue", time.monotonic() - arrived)
+                await self.app(*without_body(scope, lambda: asyncio.shield(watch), upload.field), reply)
         finally:
-            exchange.slot.leave()
+            watch.cancel()
+            if exchange.slot:
+                exchange.slot.leave()
+
+    async def _take_turn(self, exchange: Exchange, watch: "asyncio.Task[Message]") -> bool:
+        """Wait for a slot; False when the client hangs up before its turn."""
+        turn = asyncio.create_task(self.admission.enter(exchange.deadline))
+        try:
+            await asyncio.wait((turn, watch), return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            if turn.done() and not turn.exception():
+                turn.result().leave()
+            turn.cancel()
+            raise
+        if turn.done():
+            exchange.slot = turn.result()
+            return True
+        turn.cancel()  # it gives back what it may have been handed over in this moment
+        return False
 
 
 def _query(scope: Scope) -> dict[str, str]:
@@ -137,3 +157,12 @@ def _query(scope: Scope) -> dict[str, str]:
         return dict(parse_qsl(scope["query_string"].decode("latin-1"), max_num_fields=16))
     except ValueError:
         raise HttpError(400) from None
+
+
+async def _hang_up(exchange: Exchange, receive: Receive) -> Message:
+    """Returns the client's hanging up when it does."""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            exchange.gone = True
+            return message

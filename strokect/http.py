@@ -52,6 +52,7 @@ class Exchange:
     started: float = field(default_factory=time.monotonic)
     deadline: float = float("inf")  # time.monotonic
     slot: "Slot | None" = None
+    gone: bool = False  # the client has hung up: nobody waits for the rest of the work
 
 
 EXCHANGE: ContextVar[Exchange] = ContextVar("exchange")

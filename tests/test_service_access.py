@@ -19,7 +19,7 @@ from test_service import COMMAND, PNG, ROOT, assert_error
 
 TOKEN, OTHER = "a-token-of-the-router", "a-token-of-the-page-00"
 ORIGIN = "https://pacs.example.org"
-PLANTED = ("Mustermann", "Erika", "4711-0815", "19640229", "1.2.276.0.7230010")  # name, id, date, UID
+PLANTED = ("Mustermann", "MUSTERMANN", "Erika", "4711-0815", "19640229", "1.2.276.0.7230010")  # name, id, date, UID
 SLICE = dicom_bytes(
     np.random.default_rng(0).integers(1000, 1100, (64, 64)).astype(np.int16),
     PatientName="Mustermann^Erika",
@@ -115,6 +115,7 @@ def test_nothing_of_a_patient_reaches_log_metrics_files_or_answers(closed: tuple
     answers = [post(server, route, data=data, name=NAME) for data in files for route in routes]
     answers.append(requests.get(f"{server.url}/{NAME}?name=Mustermann", headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30))
     assert {200, 404, 422} <= {answer.status_code for answer in answers} and max(answer.status_code for answer in answers) < 500
+    requests.request("MUSTERMANN", f"{server.url}/model", timeout=30)
     last = post(server, "/predict").json()["request_id"]
     deadline = time.monotonic() + 10  # the last line is written after the answer has gone out
     while last not in (log := server.log.read_text()) and time.monotonic() < deadline:
