@@ -5,6 +5,10 @@ from typing import Any
 from strokect.reporting import figure_text
 
 RUNS = {"phantom": "synthetic phantom (`make repro`)", "ct_ich": "CT-ICH (`profile=ct_ich`)"}
+WANTED_REJECTED, WANTED_FALSE = (
+    0.95,
+    0.03,
+)  # of every kind at least; of the slices at most, and of positives no more than of others
 COMMAND = """\
 make import SOURCE=outliers FROM=/path/to/pictures      # one folder per kind; only if you have some
 dvc exp run -S profile=ct_ich -S safety.outliers=outliers"""
@@ -43,7 +47,7 @@ def safety_page(runs: dict[str, dict[str, Any]], headlines: dict[str, str]) -> s
     ]
     for name, run in runs.items():
         lines += [f"## {RUNS[name]}", "", f"Target: {run['target']}. {headlines[name]}", ""]
-        lines += [*_layers(run), "", *_uncertainty(run), ""]
+        lines += [*_layers(run), "", targets(run), "", *_uncertainty(run), ""]
         if game := run.get("activation_map"):
             lines += [
                 "Pointing game out-of-fold: the maximum of the class activation map lies in the lesion on "
@@ -55,6 +59,25 @@ def safety_page(runs: dict[str, dict[str, Any]], headlines: dict[str, str]) -> s
     notes = dict.fromkeys(note for run in runs.values() for note in run["notes"])  # the same, if the runs are of the same code
     lines += ["## How to read this", "", *(f"- {note}" for note in notes), ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def targets(run: dict[str, Any]) -> str:
+    """What was asked for beside what was measured, by value and by interval."""
+    kinds, wrongly = run["outliers"], run["false_rejects"]
+    below = [name for name, entry in kinds.items() if entry["rejected"]["value"] < WANTED_REJECTED]
+    reaching = [name for name, entry in kinds.items() if entry["rejected"]["ci95"][0] < WANTED_REJECTED and name not in below]
+    whole, positives, others = (wrongly[group] for group in ("all", "stroke", "normal"))
+    met = whole["value"] <= WANTED_FALSE and positives["value"] <= others["value"]
+    return (
+        f"Asked for: {WANTED_REJECTED:.0%} of every kind rejected; missed for {_named(below)}; met, with an interval that reaches below, "
+        f"for {_named(reaching)}. At most {WANTED_FALSE:.0%} of the slices wrongly rejected and positives no more often than others: "
+        f"{'met' if met else 'missed'} by value; {figure_text(whole)} of all, the limits having been set for "
+        f"{run['max_false_reject']:.0%}."
+    )
+
+
+def _named(kinds: list[str]) -> str:
+    return ", ".join(kind.replace("_", " ") for kind in kinds) or "none"
 
 
 def _layers(run: dict[str, Any]) -> list[str]:
