@@ -165,8 +165,9 @@ def render(made: dict[str, dict[str, Any]]) -> str:
 def how_far(headline: dict[str, dict[str, Any]]) -> list[str]:
     """In words, by how much each headline misses TARGETS: mean and range over the split seeds."""
     lines = [
-        f"Asked for: slice ROC AUC ≥ {TARGETS['slice']} and patient ROC AUC ≥ {TARGETS['patient']}, the latter reached on 75 of these "
-        "patients by a challenge winner that had learned from 25,000 other scans. Reached, mean and range over the split seeds:",
+        f"Asked for: slice ROC AUC ≥ {TARGETS['slice']} and patient ROC AUC ≥ {TARGETS['patient']}, the latter reached on 75 of "
+        "these patients by a challenge winner that had learned from 25,000 other scans. Reached, mean and range over the split "
+        "seeds:",
         "",
     ]
     for step in HEADLINES:
@@ -179,7 +180,8 @@ def how_far(headline: dict[str, dict[str, Any]]) -> list[str]:
             mean, highest = np.mean(values), max(run[level]["roc_auc"]["ci95"][1] for run in runs_of)
             verdict = "not excluded by every seed's interval" if highest >= target else "above the interval of every seed"
             figures.append(
-                f"{level} {mean:.3f} ({min(values):.3f} to {max(values):.3f}), {target - mean:.3f} short of the target, which is {verdict}"
+                f"{level} {mean:.3f} ({min(values):.3f} to {max(values):.3f}), {target - mean:.3f} short of the target, "
+                f"which is {verdict}"
             )
         lines.append(f"- `{step}`, {len(runs_of)} seeds: {'; '.join(figures)}")
     return [
