@@ -1,8 +1,10 @@
 """Screenshots of the page in its states, into docs/page (`python -m docs.page_screenshots`; needs Debian's chromium and -driver).
 
-Nobody's pictures: the slices are the phantom's, and the answers those that tests/page_server.py plays.
+Nobody's pictures: the slices are the phantom's, and the answers those that tests/page_server.py plays. But for served.png: with
+`--served URL [ZIP]` it is taken of a running service, of what `python -m examples.make_scan` made.
 """
 
+import argparse
 import io
 import tempfile
 from pathlib import Path
@@ -87,7 +89,15 @@ def save(picture: Image.Image, path: Path) -> None:
 
 
 def main() -> None:
+    """Take them all, or served.png alone."""
     FOLDER.mkdir(parents=True, exist_ok=True)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--served", nargs="+", metavar=("URL", "ZIP"))
+    if served := parser.parse_args().served:
+        scan = Path(served[1] if len(served) > 1 else "example/scan.zip").absolute()
+        with chromium() as browser:
+            save(take(browser, served[0], scan.parent, (scan.name, "stroke", DESK, "light")), FOLDER / "served.png")
+        return
     with tempfile.TemporaryDirectory() as temporary, PageServer() as server, chromium() as browser:
         for name, data in scans().items():
             (Path(temporary) / name).write_bytes(data)
