@@ -71,7 +71,8 @@ def targets(run: dict[str, Any]) -> str:
     return (
         f"Asked for: {WANTED_REJECTED:.0%} of every kind rejected; missed for {_named(below)}; met, with an interval "
         f"that reaches below, for {_named(reaching)}. At most {WANTED_FALSE:.0%} of the slices wrongly rejected and positives "
-        f"not more often than others: {'met' if met else 'missed'} by value; {figure_text(whole)} of all, the limits having been set for "
+        f"not more often than others: {'met' if met else 'missed'} by value; {figure_text(whole)} of all, the limits having "
+        "been set for "
         f"{run['max_false_reject']:.0%}."
     )
 

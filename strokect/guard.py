@@ -22,8 +22,8 @@ from strokect.uploads import file_parts, read_body, without_body
 
 logger = logging.getLogger("bentoml.strokect")  # BentoML shows INFO of its own loggers only
 
-PROBES = ("/livez", "/readyz", "/healthz")
-OTHERS = ("/model", "/metrics", "/schema.json")  # what BentoML and the mounted app answer besides
+PROBES = ("/livez", "/readyz")
+OTHERS = ("/model", "/metrics", "/schema.json", "/healthz")  # what BentoML and the mounted app answer besides
 OPENAPI = "/docs.json"
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 MEDIA_TYPES = {".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
