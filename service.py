@@ -204,7 +204,6 @@ class StrokeCT:
                 "decision": answer.decision,
                 "reasons": codes,
                 "latency_ms": answer.latency_ms,
-                "status": 200,
             }
         )
 

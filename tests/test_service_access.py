@@ -71,7 +71,7 @@ def test_every_answer_is_in_the_audit_log_with_whose_it_was(closed: tuple[Server
     body = post(server, "/predict", OTHER).json()
     lines = [json.loads(line) for line in (folder / "audit.jsonl").read_text().splitlines()]
     (line,) = [line for line in lines if line.get("request_id") == body["request_id"]]
-    assert (line["token_id"], line["route"], line["status"]) == ("page", "/predict", 200)
+    assert (line["token_id"], line["route"]) == ("page", "/predict") and "status" not in line  # nobody knows it yet
     assert all(line[key] == body[key] for key in ("input_sha256", "model_version", "decision"))
     command = [sys.executable, "-m", "strokect.audit_log", str(folder / "audit.jsonl")]
     assert subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 0
