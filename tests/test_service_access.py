@@ -1,5 +1,6 @@
 """Over HTTP: who may ask, what is written down about an answer, and that nothing of a patient goes anywhere else."""
 
+import fcntl
 import json
 import re
 import subprocess
@@ -79,6 +80,18 @@ def test_every_answer_is_in_the_audit_log_with_whose_it_was(closed: tuple[Server
     (folder / "changed.jsonl").write_text(changed)
     done = subprocess.run([*command[:-1], str(folder / "changed.jsonl")], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "line" in done.stderr + done.stdout
+
+
+def test_while_another_process_holds_the_audit_log_there_is_no_answer_and_the_refusal_is_quick(
+    closed: tuple[Server, Path],
+) -> None:
+    server, folder = closed
+    with (folder / "audit.jsonl").open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        began = time.monotonic()
+        assert_error(post(server, "/predict"), 500, "internal_error")
+        assert time.monotonic() - began < 6
+    assert post(server, "/predict").status_code == 200
 
 
 def test_a_page_of_the_allowed_origin_may_ask_and_no_other(closed: tuple[Server, Path]) -> None:
