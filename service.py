@@ -191,9 +191,10 @@ class StrokeCT:
 
     def _record(self, exchange: Exchange, answer: Prediction | SeriesPrediction) -> None:
         """Metrics and the audit line of an answer, before it goes out: an answer that cannot be written down is not given."""
-        codes = reason_codes(answer)
-        monitoring.count_decision(answer.decision, codes)
-        monitoring.observe_scores(answer.probability, answer.ood.score if isinstance(answer, Prediction) else None)
+        if exchange.route in monitoring.JUDGED:
+            monitoring.count_decision(exchange.route, answer.decision, answer.ood.flags)
+            gate_score = answer.ood.score if isinstance(answer, Prediction) else None
+            monitoring.observe_scores(exchange.route, answer.probability, gate_score)
         self.audit_log.write(
             {
                 "request_id": exchange.request_id,
@@ -202,9 +203,8 @@ class StrokeCT:
                 "input_sha256": answer.input_sha256,
                 "model_version": answer.model_version,
                 "decision": answer.decision,
-                "reasons": codes,
+                "reasons": reason_codes(answer),
                 "latency_ms": answer.latency_ms,
-                "status": 200,
             }
         )
 

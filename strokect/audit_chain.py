@@ -39,10 +39,14 @@ def read_record(line: bytes, key: str | None) -> Record | None:
     """The record of one line without its line end; None unless it is what `seal` made under this key."""
     try:
         record = json.loads(line)
-        genuine = isinstance(record, dict) and canonical(record) == line and isinstance(record.get("seq"), int)
-    except ValueError:
+        placed = isinstance(record, dict) and isinstance(record.get("seq"), int) and isinstance(record.get("previous"), str)
+        if not placed or canonical(record) != line:
+            return None
+    except (ValueError, RecursionError):
         return None
-    return record if genuine and hmac.compare_digest(str(record.get("hash")), hash_of(record, key)) else None
+    # As bytes: of texts compare_digest takes ASCII only, and whoever forges a record need not keep to it.
+    said = str(record.get("hash")).encode("ascii", "backslashreplace")
+    return record if hmac.compare_digest(said, hash_of(record, key).encode()) else None
 
 
 def wrap(line: str, time: str) -> str:
@@ -58,7 +62,7 @@ def unwrap(line: bytes) -> bytes | None:
     """The record's line in what `wrap` made or a collector made of that; None for any other log line, torn ones as they are."""
     try:
         content = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return line if HASH.search(line) else None
     if not isinstance(content, dict):
         return None
@@ -93,7 +97,9 @@ def verify(lines: Iterable[tuple[str, bytes]], key: str | None = None, head: str
             content = found
         record = read_record(content, key)
         if record is None:
-            report.problem = f"{place}: the hash does not match the content (changed, torn, or under another key)"
+            report.problem = (
+                f"{place}: the hash does not match the content, or it is no record (changed, torn, under another key)"
+            )
             return report
         before = report.heads.pop(record["previous"], None)
         if before is None:

@@ -8,9 +8,10 @@ Changed, removed, inserted and reordered lines break the chain. A tail that was 
 write down the head that the check prints, elsewhere, and give it to the next check. Without a key, whoever can write the file can
 write a new chain from any line on, too; only a remembered head finds that forgery.
 
-Lines reach the operating system before the answer goes out: they survive a killed process, not a power cut. To rotate, move the
-file away; the next line begins a new file with a start record whose `previous` is the head of the old one. Check both in order.
-A process that starts while there is no file begins a new chain: check what is older by itself.
+Lines reach the operating system before the answer goes out: they survive a killed process, not a power cut, and do not say that
+the client got the answer. To rotate, move the file away; the next line begins a new file with a start record whose `previous` is
+the head of the old one. Check both in order. A process that starts while there is no file begins a new chain: check what is older
+by itself.
 """
 
 import argparse
@@ -23,6 +24,7 @@ import re
 import secrets
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,32 +37,33 @@ from strokect.settings import read_settings
 
 logger = logging.getLogger("bentoml.strokect")
 
+WAIT_S = 2.0  # for whoever holds the file; answers behind it must not wait for ever
+RETRY_S = 0.005
 TAIL = 65_536  # bytes; a line has less than a thousand
 BEGINNING = b'{"time":"'  # of every line
 VERIFY = "python -m strokect.audit_log"
 
 
-def _matches(pattern: str, empty: bool) -> Callable[[Any], bool]:
+def _matches(pattern: str) -> Callable[[Any], bool]:
     compiled = re.compile(pattern)
-    return lambda value: (value is None and empty) or (isinstance(value, str) and compiled.fullmatch(value) is not None)
+    return lambda value: isinstance(value, str) and compiled.fullmatch(value) is not None
 
 
 def _codes(value: Any) -> bool:
-    code = _matches(r"[a-z][a-z0-9_]{0,39}", empty=False)
+    code = _matches(r"[a-z][a-z0-9_]{0,39}")
     return isinstance(value, list) and len(value) <= 40 and all(map(code, value))
 
 
 # Everything that is written about an answer, and what it must look like. Nothing else fits in, so no name and no date can.
 FIELDS: dict[str, Callable[[Any], bool]] = {
-    "request_id": _matches(r"[0-9a-f]{32}", empty=False),
-    "token_id": _matches(r"[A-Za-z0-9._-]{0,32}", empty=False),  # "" where no token is asked for
+    "request_id": _matches(r"[0-9a-f]{32}"),
+    "token_id": _matches(r"[A-Za-z0-9._-]{0,32}"),  # "" where no token is asked for
     "route": lambda value: value in ROUTES,
-    "input_sha256": _matches(r"[0-9a-f]{64}", empty=True),  # None: nothing was decoded
-    "model_version": _matches(r"[0-9a-f]{12}", empty=True),
-    "decision": lambda value: value is None or value in DECISIONS,
-    "reasons": _codes,  # codes of the policy, or the one code of an error
+    "input_sha256": _matches(r"[0-9a-f]{64}"),
+    "model_version": _matches(r"[0-9a-f]{12}"),
+    "decision": lambda value: value in DECISIONS,
+    "reasons": _codes,  # of the policy
     "latency_ms": lambda value: isinstance(value, (int, float)) and math.isfinite(value) and value >= 0,
-    "status": lambda value: isinstance(value, int) and 100 <= value <= 599,
 }
 
 
@@ -92,13 +95,14 @@ class AuditLog:
         self._append({"event": "answer", **{name: record[name] for name in FIELDS}})
 
     def _append(self, record: Record) -> None:
+        deadline = time.monotonic() + WAIT_S  # counted from here: threads that wait for one another do not add their waits up
         try:
             with self._lock:
                 if self._path is None:
                     self._put(record)
                     return
                 try:
-                    self._lock_file(self._path)
+                    self._lock_file(self._path, deadline)
                     # Moved away or emptied since our last line: the new file says what it follows.
                     if self._seq >= 0 and record["event"] != "start" and os.fstat(self._file).st_size == 0:
                         self._put(self._beginning)
@@ -112,25 +116,26 @@ class AuditLog:
     def _put(self, record: Record) -> None:
         """Write the record as the next of the chain: all of its line or nothing."""
         said = {"torn_bytes": self._torn} if self._torn else {}
-        time = datetime.now(UTC).isoformat(timespec="milliseconds")
-        sealed = seal({"time": time, **record, **said}, self._seq + 1, self._head, self._key)
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        sealed = seal({"time": now, **record, **said}, self._seq + 1, self._head, self._key)
         line = canonical(sealed) + b"\n"
         if self._path is None:
-            sys.stdout.write(wrap(line.decode("ascii").removesuffix("\n"), time) + "\n")
+            sys.stdout.write(wrap(line.decode("ascii").removesuffix("\n"), now) + "\n")
             sys.stdout.flush()
         else:
-            self._offset = os.fstat(self._file).st_size
+            end = os.fstat(self._file).st_size
             if os.write(self._file, line) < len(line):
-                os.ftruncate(self._file, self._offset)
+                os.ftruncate(self._file, end)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._offset = end  # only now: until then our last line is the one before
         self._head, self._seq, self._last, self._torn = sealed["hash"], sealed["seq"], line, 0
 
-    def _lock_file(self, path: Path) -> None:
+    def _lock_file(self, path: Path, deadline: float) -> None:
         """Open and lock the file that has the name now, with the head of the chain after what other processes wrote."""
         while True:
             if self._file < 0:
                 self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._file, fcntl.LOCK_EX)
+            self._take_turn(deadline)
             self._catch_up(path)
             try:
                 if os.path.samestat(os.fstat(self._file), path.stat()):
@@ -139,6 +144,17 @@ class AuditLog:
                 pass  # moved away, like a file of another identity
             os.close(self._file)
             self._file = self._offset = -1
+
+    def _take_turn(self, deadline: float) -> None:
+        """Lock the open file, or give up at `deadline` (monotonic): flock itself would wait for a stuck process for ever."""
+        while True:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise AuditLogError(f"audit log: another process holds the file, for {WAIT_S:g} s or more") from None
+                time.sleep(RETRY_S)
 
     def _catch_up(self, path: Path) -> None:
         size = os.fstat(self._file).st_size

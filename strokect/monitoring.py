@@ -1,8 +1,8 @@
 """Prometheus metrics. Every label comes from a closed set, whatever is passed in, so that no client can add a time series.
 
-BentoML's own HTTP metrics label raw paths, so the service switches them off and answers /metrics with `exposition`. Like BentoML
-it uses prometheus_client's registry: with PROMETHEUS_MULTIPROC_DIR set, which `bentoml serve` does before a worker starts, values
-are kept in files there and those of all workers are added up.
+BentoML's own HTTP metrics label raw paths, so the service switches them off and answers /metrics with `exposition`. Values are in
+the memory of the one worker that serves; `bentoml serve` would have them in files, in one folder for all servers of a user, which
+each of them empties when it starts.
 """
 
 import math
@@ -10,17 +10,19 @@ import os
 import re
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)  # set by BentoML; prometheus_client looks for it when it is imported
+
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, Counter, Gauge, Histogram, generate_latest
 
 from strokect.policy import REJECT_REASONS
 
-MULTIPROC_DIR = "PROMETHEUS_MULTIPROC_DIR"  # BentoML's and prometheus_client's name, no setting of ours
 PHASES = ("queue", "decode", "judge", "total")
 DECISIONS = ("stroke", "normal", "refer", "reject")
+# Whose decisions and scores are counted. /explain and its map show what has been judged, often several times; counted as well,
+# they would move the figures of drift with every look at a slice.
+JUDGED = ("/predict", "/predict_series")
 UNKNOWN_ROUTE, PAGE = "(unknown)", "(page)"
 ROUTES = (
     *("/predict", "/explain", "/view", "/predict_series", "/model", "/docs.json", "/schema.json", "/metrics"),
@@ -52,16 +54,20 @@ GATE_SCORES = (
 PHASE = Histogram(
     "strokect_phase_seconds", "Time of one request by phase; total is the whole request", ["phase"], buckets=SECONDS
 )
-DECISION = Counter("strokect_decisions", "Answers by decision", ["decision"])
-REJECTION = Counter("strokect_rejections", "Objections of the gate by code; one rejected picture may have several", ["reason"])
+DECISION = Counter("strokect_decisions", "Answers by decision", ["route", "decision"])
+REJECTION = Counter("strokect_rejections", "Objections of the gate by code; one reject may have several", ["route", "reason"])
 RESPONSE = Counter("strokect_http_responses", "HTTP answers by route and class of status", ["route", "status"])
-QUEUED = Gauge("strokect_queue_depth", "Requests that wait for their turn", multiprocess_mode="livesum")
-COMPUTING = Gauge("strokect_computing", "Requests that compute", multiprocess_mode="livesum")
-READY = Gauge("strokect_ready", "1 if the release is verified and answers", multiprocess_mode="livemin")
-BUILD = Gauge("strokect_build_info", "1; the label says which release is served", ["model_version"], multiprocess_mode="livemax")
+QUEUED = Gauge("strokect_queue_depth", "Requests that wait for their turn")
+COMPUTING = Gauge("strokect_computing", "Requests that compute")
+READY = Gauge("strokect_ready", "1 if the release is verified and answers")
+BUILD = Gauge("strokect_build_info", "1; the label says which release is served", ["model_version"])
 # Scores may be negative, so the _sum of the second is no counter; use the buckets.
-PROBABILITY = Histogram("strokect_probability", "Calibrated probability of answers that have one", buckets=PROBABILITIES)
-GATE_SCORE = Histogram("strokect_gate_score", "Score of the feature gate, higher is stranger", buckets=GATE_SCORES)
+PROBABILITY = Histogram(
+    "strokect_probability", "Calibrated probability of answers that have one", ["route"], buckets=PROBABILITIES
+)
+GATE_SCORE = Histogram(
+    "strokect_gate_score", "Score of the feature gate of single slices, higher is stranger", buckets=GATE_SCORES
+)
 
 
 def _bounded(value: object, allowed: Collection[str]) -> str:
@@ -69,17 +75,15 @@ def _bounded(value: object, allowed: Collection[str]) -> str:
 
 
 def start_metrics() -> None:
-    """Called once by a worker. Every series exists from the start, so that the first event counts in a rate.
-
-    Gauges of workers that were killed are dropped: their last queue would be added to ours for ever.
-    """
-    _forget_the_dead()
+    """Called once by a worker. Every series exists from the start, so that the first event counts in a rate."""
     for phase in PHASES:
         PHASE.labels(phase)
-    for decision in DECISIONS:
-        DECISION.labels(decision)
-    for reason in REJECT_REASONS:
-        REJECTION.labels(reason)
+    for route in JUDGED:
+        PROBABILITY.labels(route)
+        for decision in DECISIONS:
+            DECISION.labels(route, decision)
+        for reason in REJECT_REASONS:
+            REJECTION.labels(route, reason)
     for status in STATUS_CLASSES:
         RESPONSE.labels("/predict", status)
     set_load(0, 0)
@@ -106,16 +110,20 @@ def phase(name: str) -> Iterator[None]:
     observe_phase(name, time.monotonic() - began)
 
 
-def count_decision(decision: str, reasons: Sequence[str] = ()) -> None:
-    """One answer; `reasons` are the codes of a reject (`ood.flags`), each counted once."""
-    DECISION.labels(_bounded(decision, DECISIONS)).inc()
-    for reason in {_bounded(reason, REJECT_REASONS) for reason in reasons}:
-        REJECTION.labels(reason).inc()
+def count_decision(route: str, decision: str, flags: Sequence[str] = ()) -> None:
+    """One answer of a route of JUDGED; `flags` are the codes of a reject (`ood.flags`), each counted once. No refer has any."""
+    route = _bounded(route, JUDGED)
+    DECISION.labels(route, _bounded(decision, DECISIONS)).inc()
+    for reason in {_bounded(flag, REJECT_REASONS) for flag in flags}:
+        REJECTION.labels(route, reason).inc()
 
 
-def observe_scores(probability: float | None, gate_score: float | None) -> None:
-    """The scores of one answer, for drift. None and what is not finite is left out: one infinity would spoil the sum for good."""
-    for metric, score in ((PROBABILITY, probability), (GATE_SCORE, gate_score)):
+def observe_scores(route: str, probability: float | None, gate_score: float | None) -> None:
+    """The scores of one answer of a route of JUDGED, for drift; a series has no gate score.
+
+    None and what is not finite is left out: one infinity would spoil the sum for good.
+    """
+    for metric, score in ((PROBABILITY.labels(_bounded(route, JUDGED)), probability), (GATE_SCORE, gate_score)):
         if score is not None and math.isfinite(score):
             metric.observe(score)
 
@@ -134,20 +142,4 @@ def set_load(queued: int, computing: int) -> None:
 
 def exposition() -> tuple[bytes, str]:
     """The answer to GET /metrics and its media type."""
-    registry = REGISTRY
-    if MULTIPROC_DIR in os.environ:
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry)
-    return generate_latest(registry), CONTENT_TYPE_LATEST
-
-
-def _forget_the_dead() -> None:
-    if MULTIPROC_DIR not in os.environ:
-        return
-    for path in Path(os.environ[MULTIPROC_DIR]).glob("gauge_live*_*.db"):
-        pid = int(path.stem.rpartition("_")[2])
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            with suppress(FileNotFoundError):  # another worker may be at it
-                mark_process_dead(pid)
+    return generate_latest(REGISTRY), CONTENT_TYPE_LATEST

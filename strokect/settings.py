@@ -32,8 +32,7 @@ class Kind:
 
     allowed: str
     parse: Callable[[str], Any]
-    secret: bool = False  # never shown, not even in an error
-    private: bool = False  # tells about the host: GET /model says only whether it is set
+    hidden: bool = False  # a secret, or tells about the host: GET /model says only whether it is set, an error not what it is
 
 
 @dataclass(frozen=True)
@@ -119,12 +118,12 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0))  # os.cpu_count counts those that this process may not use
 
 
-FOLDER = Kind("a folder", Path, private=True)
-ONE_TOKEN = Kind(f"a token of at least {MIN_TOKEN} characters, or id:token", read_tokens, secret=True)
-TOKEN_FILE = Kind("a file with one token, or id:token, a line", _token_file, private=True)
-LOG_FILE = Kind("a file in a folder that exists", _writable, private=True)
-KEY = Kind(f"at least {MIN_KEY} characters", _key, secret=True)
-ORIGINS = Kind("origins such as https://pacs.example.org, comma separated; * only without tokens", _origins, private=True)
+FOLDER = Kind("a folder", Path, hidden=True)
+ONE_TOKEN = Kind(f"a token of at least {MIN_TOKEN} characters, or id:token", read_tokens, hidden=True)
+TOKEN_FILE = Kind("a file with one token, or id:token, a line", _token_file, hidden=True)
+LOG_FILE = Kind("a file in a folder that exists", _writable, hidden=True)
+KEY = Kind(f"at least {MIN_KEY} characters", _key, hidden=True)
+ORIGINS = Kind("origins such as https://pacs.example.org, comma separated; * only without tokens", _origins, hidden=True)
 DEADLINE = _number(float, 0.1, 3600)
 LOG_FORMAT = Kind("json or text", _log_format)
 
@@ -176,7 +175,7 @@ class Settings:
         for name, (variable, *_) in _variables().items():
             value, kind = getattr(self, name), variable.kind
             same = value == variable.default
-            answer[variable.full_name] = ("default" if same else "set") if kind.secret or kind.private else value
+            answer[variable.full_name] = ("default" if same else "set") if kind.hidden else value
         return answer
 
 
@@ -214,7 +213,8 @@ def _read(variable: Variable, environ: Mapping[str, str], before: Mapping[str, A
     except ValueError as error:
         # Text of our own only: that of int() quotes the value, which may be a secret.
         detail = f" ({error})" if kind.parse in (read_tokens, _token_file) else ""
-        was = "has a value that is not allowed" if kind.secret else f"is {text!r}"
+        # A value in the wrong place may be a secret too: a token as the name of its file.
+        was = "has a value that is not allowed" if kind.hidden else f"is {text!r}"
         raise SettingsError(f"{variable.full_name} {was}{detail}; allowed: {kind.allowed}") from None
 
 

@@ -10,11 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import requests
 import yaml
 from conftest import ROOT
-from fakes import encode, fake_release, grey_slice
+from fakes import dicom_bytes, encode, fake_release, grey_slice
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 from serving import Server, serve
@@ -25,6 +26,7 @@ from strokect.policy import REJECT_REASONS
 COMMAND = [sys.executable, "-m", "bentoml", "serve", "service:StrokeCT"]
 DASHBOARD = ROOT / "deploy" / "grafana" / "strokect.json"
 ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yaml"
+ROUTES = ("/predict", "/predict_series")  # whose answers are counted
 PROMTOOL = shutil.which("promtool")
 
 
@@ -42,11 +44,13 @@ def series() -> set[tuple[str, tuple[tuple[str, str], ...]]]:
 
 
 def test_phases_decisions_scores_and_load_are_counted() -> None:
-    before = {reason: value("strokect_rejections_total", reason=reason) for reason in REJECT_REASONS}
-    rejects = value("strokect_decisions_total", decision="reject")
-    monitoring.count_decision("reject", ["colour", "unlike_training", "colour"])
-    assert value("strokect_decisions_total", decision="reject") == rejects + 1
-    after = {reason: value("strokect_rejections_total", reason=reason) for reason in REJECT_REASONS}
+    def rejections() -> dict[str, float]:
+        return {reason: value("strokect_rejections_total", route="/predict", reason=reason) for reason in REJECT_REASONS}
+
+    before, rejects = rejections(), value("strokect_decisions_total", route="/predict", decision="reject")
+    monitoring.count_decision("/predict", "reject", ["colour", "unlike_training", "colour"])
+    assert value("strokect_decisions_total", route="/predict", decision="reject") == rejects + 1
+    after = rejections()
     assert {reason for reason in after if after[reason] == before[reason] + 1} == {"colour", "unlike_training"}
 
     quick, all_of_them = (value("strokect_phase_seconds_bucket", phase="judge", le=le) for le in ("0.25", "+Inf"))
@@ -62,14 +66,18 @@ def test_phases_decisions_scores_and_load_are_counted() -> None:
 
 
 def test_scores_fall_into_buckets_and_what_is_no_number_is_left_out() -> None:
-    names = ("strokect_probability_bucket", "strokect_gate_score_bucket")
-    before = [value(name, le="+Inf") for name in names]
-    low, negative = value(names[0], le="0.05"), value(names[1], le="-1.0")
-    monitoring.observe_scores(0.01, -1.6)
-    monitoring.observe_scores(None, None)
-    monitoring.observe_scores(float("nan"), float("inf"))
-    assert [value(name, le="+Inf") for name in names] == [count + 1 for count in before]
-    assert value(names[0], le="0.05") == low + 1 and value(names[1], le="-1.0") == negative + 1
+    def counts(series: str, slices: str) -> list[float]:
+        probability = [value("strokect_probability_bucket", route=f"/predict{end}", le=series) for end in ("", "_series")]
+        return [*probability, value("strokect_gate_score_bucket", le=slices)]
+
+    before, low = counts("+Inf", "+Inf"), counts("0.05", "-1.0")
+    monitoring.observe_scores("/predict", 0.01, -1.6)
+    monitoring.observe_scores("/predict", None, None)
+    monitoring.observe_scores("/predict", float("nan"), float("inf"))
+    monitoring.observe_scores("/predict_series", 0.9, None)
+    monitoring.observe_scores("/predict_series", 0.8, None)
+    assert counts("+Inf", "+Inf") == [before[0] + 1, before[1] + 2, before[2] + 1]
+    assert counts("0.05", "-1.0") == [low[0] + 1, low[1], low[2] + 1]
 
 
 @pytest.mark.parametrize(
@@ -87,9 +95,9 @@ def test_ten_thousand_made_up_values_add_a_handful_of_series() -> None:
     for number in range(10_000):
         text = f"/Mustermann-{number}-{rng.random()}"
         monitoring.count_http(text, rng.randrange(-1000, 100_000))
-        monitoring.count_decision(text, [text, text[::-1]])
+        monitoring.count_decision(text, text, [text, text[::-1]])
         monitoring.observe_phase(text, rng.random())
-        monitoring.observe_scores(rng.uniform(-1e9, 1e9), rng.uniform(-1e9, 1e9))
+        monitoring.observe_scores(text, rng.uniform(-1e9, 1e9), rng.uniform(-1e9, 1e9))
         monitoring.set_ready(text)
     found = series()
     labels = {
@@ -105,8 +113,9 @@ def test_every_series_is_there_before_its_first_event() -> None:
     code = "from strokect import monitoring; monitoring.start_metrics(); print(monitoring.exposition()[0].decode())"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     for line in (
-        *(f'strokect_rejections_total{{reason="{reason}"}} 0.0' for reason in REJECT_REASONS),
-        *(f'strokect_decisions_total{{decision="{decision}"}} 0.0' for decision in monitoring.DECISIONS),
+        *(f'strokect_rejections_total{{reason="{r}",route="{route}"}} 0.0' for r in REJECT_REASONS for route in ROUTES),
+        *(f'strokect_decisions_total{{decision="{d}",route="{route}"}} 0.0' for d in monitoring.DECISIONS for route in ROUTES),
+        *(f'strokect_probability_count{{route="{route}"}} 0.0' for route in ROUTES),
         *(f'strokect_phase_seconds_count{{phase="{phase}"}} 0.0' for phase in monitoring.PHASES),
         'strokect_http_responses_total{route="/predict",status="5xx"} 0.0',
         "strokect_ready 0.0",
@@ -114,19 +123,60 @@ def test_every_series_is_there_before_its_first_event() -> None:
         assert line in done.stdout.splitlines()
 
 
-def test_a_killed_worker_leaves_no_queue_behind(tmp_path: Path) -> None:
-    def worker(code: str) -> str:
-        start = "import os, signal\nfrom strokect import monitoring\nmonitoring.start_metrics()\n"
-        environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
-        command = [sys.executable, "-c", start + code]
-        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False).stdout
+def test_no_file_is_shared_with_other_servers(tmp_path: Path) -> None:
+    code = "from strokect import monitoring; monitoring.set_load(7, 3); print(monitoring.exposition()[0].decode())"
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}  # as BentoML starts its workers
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert "strokect_queue_depth 7.0" in done.stdout and not list(tmp_path.iterdir())
 
-    events = "monitoring.set_ready('0' * 12); monitoring.set_load(7, 3); monitoring.count_decision('refer')"
-    worker(f"{events}; os.kill(os.getpid(), signal.SIGKILL)")
-    text = worker("monitoring.set_load(1, 1); print(monitoring.exposition()[0].decode())")
-    assert "strokect_queue_depth 1.0" in text and "strokect_computing 1.0" in text
-    assert "strokect_ready 0.0" in text and 'model_version="000000000000"' not in text
-    assert 'strokect_decisions_total{decision="refer"} 1.0' in text  # counters go on
+
+@pytest.fixture(scope="module")
+def two_servers(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """What two servers of one user say after the first one has answered: it refers what it does not reject."""
+    folder = tmp_path_factory.mktemp("two")
+    release = str(fake_release(folder, policy={"refer_above": 1e-9}))
+    settings = {"STROKECT_RELEASE": release, "BENTOML_HOME": str(folder / "home")}
+    colour = np.repeat(grey_slice()[..., None], 3, axis=2) // [1, 2, 3]
+    piece = dicom_bytes(
+        np.random.default_rng(0).integers(1000, 1100, (64, 64)).astype(np.int16),
+        SeriesInstanceUID="1.2.840.1964.1",
+        ImagePositionPatient=[0, 0, 0],
+        ImageOrientationPatient=[1, 0, 0, 0, 1, 0],
+    )
+    slices = [encode(grey_slice()), encode(grey_slice(seed=1)), encode(colour.astype(np.uint8))]
+    with serve(COMMAND, ROOT, folder / "a", **settings) as first:
+        for data in slices:
+            requests.post(f"{first.url}/predict", files={"image": data}, timeout=30).raise_for_status()
+        for query in ("", "?map=json", "?map=json"):
+            requests.post(f"{first.url}/explain{query}", files={"image": slices[0]}, timeout=30).raise_for_status()
+        requests.post(f"{first.url}/predict_series", files={"series": piece}, timeout=30).raise_for_status()
+        with serve(COMMAND, ROOT, folder / "b", **settings) as second:
+            a, b = (requests.get(f"{server.url}/metrics", timeout=30).text for server in (first, second))
+    return a, b
+
+
+def counted(text: str, name: str) -> dict[tuple[str, str], float]:
+    """Samples of a metric that are not 0: (route, its other label) → value."""
+    samples = [s for family in text_string_to_metric_families(text) for s in family.samples if s.name == name and s.value]
+    return {(s.labels["route"], next((s.labels[k] for k in s.labels if k != "route"), "")): s.value for s in samples}
+
+
+def test_servers_on_one_host_count_for_themselves(two_servers: tuple[str, str]) -> None:
+    counts = [counted(text, "strokect_http_responses_total") for text in two_servers]
+    assert counts[0][("/predict", "2xx")] == 3 and ("/predict", "2xx") not in counts[1]
+    assert all("strokect_ready 1.0" in text for text in two_servers)
+
+
+def test_decisions_and_scores_are_those_of_judgements_and_not_of_looks(two_servers: tuple[str, str]) -> None:
+    text, _ = two_servers
+    refers = {("/predict", "refer"): 2, ("/predict_series", "refer"): 1}
+    assert counted(text, "strokect_decisions_total") == {**refers, ("/predict", "reject"): 1}
+    assert counted(text, "strokect_probability_count") == {("/predict", ""): 2, ("/predict_series", ""): 1}
+    assert "strokect_gate_score_count 3.0" in text
+
+
+def test_a_refer_is_no_rejection(two_servers: tuple[str, str]) -> None:
+    assert counted(two_servers[0], "strokect_rejections_total") == {("/predict", "colour"): 1}
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +228,7 @@ def test_they_ask_for_label_values_that_exist() -> None:
         "status": {*monitoring.STATUS_CLASSES, "429|5xx"},
         "instance": {"$instance"},
         "job": {"strokect"},
+        "route": {"$route"},
     }
     for name, wanted in re.findall(r'(\w+)=~?"([^"]*)"', " ".join(expressions())):
         assert wanted in allowed[name], f"{name}={wanted}"
@@ -215,13 +266,16 @@ SERIES = {
     "quick": "strokect_phase_seconds_bucket{phase='total',le='5.0'}",
     "slow": "strokect_phase_seconds_bucket{phase='total',le='60.0'}",
     "all": "strokect_phase_seconds_bucket{phase='total',le='+Inf'}",
-    "normal": "strokect_decisions_total{decision='normal'}",
-    "reject": "strokect_decisions_total{decision='reject'}",
-    "refer": "strokect_decisions_total{decision='refer'}",
+    "normal": "strokect_decisions_total{route='/predict',decision='normal'}",
+    "reject": "strokect_decisions_total{route='/predict',decision='reject'}",
+    "refer": "strokect_decisions_total{route='/predict',decision='refer'}",
+    "series normal": "strokect_decisions_total{route='/predict_series',decision='normal'}",
+    "series reject": "strokect_decisions_total{route='/predict_series',decision='reject'}",
 }
 CALM = "0+100x60"
 # Ten of a hundred an hour for a week, then forty.
 STEADY, RISEN, FALLEN = "0+10x200", "0+10x186 1900+40x14", "0+90x186 16800+60x14"
+NONE_THEN = "0+1x186 186+50x14"
 CASES: dict[str, list[tuple[str, dict[str, str]]]] = {  # step → what should fire (a word of its name), series
     "1m": [
         (
@@ -246,6 +300,9 @@ CASES: dict[str, list[tuple[str, dict[str, str]]]] = {  # step → what should f
     "1h": [
         ("", {"normal": "0+80x200", "reject": STEADY, "refer": STEADY}),
         ("RejectShareDrifts", {"normal": FALLEN, "reject": RISEN, "refer": "0x200"}),
+        # More series than before, which are rejected more often than slices, is no drift; a share that moves among few is one.
+        ("", {"normal": "0+90x200", "reject": STEADY, "series normal": NONE_THEN, "series reject": NONE_THEN}),
+        ("RejectShareDrifts", {"normal": "0+900x200", "reject": "0+100x200", "series normal": FALLEN, "series reject": RISEN}),
         ("ReferShareDrifts", {"normal": FALLEN, "reject": "0x200", "refer": RISEN}),
     ],
 }
