@@ -20,6 +20,9 @@ SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")  # of a zip, and of an empty one
 END, END_ZIP64, END_BYTES = b"PK\x05\x06", b"PK\x06\x07", 22  # the record that ends a zip
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # LZMA would let the file choose how much memory is taken
 ENCRYPTED = 0x2041  # flag bits: encrypted, strongly encrypted, encrypted list of files
+# What lies beside the slices on a hospital's disc: PDF, programs, old Office files and thumbnails, what macOS adds, a logo.
+SIDE_FILES = (b"%PDF", b"MZ", b"\x7fELF", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", b"\0\0\0\x01Bud1", b"GIF8")
+CONTROL = bytes(set(range(32)) - set(b"\t\n\f\r\x1a")) + b"\x7f"  # what no text holds, and every DICOM file does
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,11 @@ class Unreadable:
 def is_zip(data: bytes) -> bool:
     """Whether the bytes begin as a zip does. A DICOM file may begin with anything, so its own mark comes first."""
     return data.startswith(SIGNATURES) and not is_dicom(data)
+
+
+def is_side_file(data: bytes) -> bool:
+    """Whether the bytes are surely no slice, not even a damaged one: a text in any 8-bit code (XML, HTML, …), or SIDE_FILES."""
+    return data.startswith(SIDE_FILES) or len(data.translate(None, CONTROL)) == len(data)
 
 
 def unpack(files: Sequence[bytes], max_slices: int, max_bytes: int = MAX_SERIES_BYTES) -> Iterator[bytes | Unreadable]:

@@ -32,10 +32,14 @@ LEVELS_HU, WIDTHS_HU = (-1100.0, 3100.0), (1.0, 4200.0)  # about what a CT scann
 IMPLICIT_LITTLE = "1.2.840.10008.1.2"
 EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
 HOUNSFIELD_TYPES = ("", "HU", "US")  # US = unspecified, which some CT scanners write
+GREY = ("MONOCHROME1", "MONOCHROME2")
+COLOUR = ("RGB", "PALETTE COLOR", "YBR_", "HSV", "ARGB", "CMYK")  # how the colour photometric interpretations begin
+MAX_TILT_DEG = 31.0  # gantries tilt by up to 30°, and files round
+SKEW = 0.01  # how far the cosines may be from length 1 and from each other's perpendicular; files round them
 TAGS = [
     *("Modality", "ImageType", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PixelData"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
-    *("RescaleSlope", "RescaleIntercept", "RescaleType"),
+    *("RescaleSlope", "RescaleIntercept", "RescaleType", "ImageOrientationPatient"),
 ]
 
 
@@ -54,7 +58,7 @@ def decode_dicom(data: bytes, level_hu: float = WINDOW_LEVEL_HU, width_hu: float
         rows = max(1, STRIP_PX // stored.shape[1])
         for strip in (slice(top, top + rows) for top in range(0, len(stored), rows)):
             grey[strip] = apply_window(stored[strip].astype(np.float32) * slope + intercept, level_hu, width_hu)
-        if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
+        if element_text(dataset, "PhotometricInterpretation") == "MONOCHROME1":
             grey = 255 - grey
     except ImageError:
         raise
@@ -98,11 +102,48 @@ def read_elements(data: bytes, names: Sequence[str]) -> Dataset:
     return read_dataset(stream, syntax == IMPLICIT_LITTLE, True, specific_tags=[Tag(name) for name in names])
 
 
+def element_text(dataset: Dataset, name: str) -> str:
+    """An element's own bytes as text, "" where it is absent: pydicom's conversions warn, and quote, where a value is odd."""
+    value = dataset.get_item(name).value if name in dataset else None
+    return value.decode("latin-1").strip(" \0") if isinstance(value, bytes) else ""
+
+
+def element_numbers(dataset: Dataset, name: str, count: int) -> NDArray[np.float64] | None:
+    """(count,) numbers of a decimal string; None where it is absent, odd or absurd."""
+    try:
+        values = np.array([float(value) for value in element_text(dataset, name).split("\\")], np.float64)
+    except ValueError:
+        return None
+    return values if values.shape == (count,) and np.isfinite(values).all() and np.abs(values).max() < 1e6 else None
+
+
+def slice_normal(dataset: Dataset) -> NDArray[np.float64] | None:
+    """Normal (3,) of a slice, of length 1 and z ≥ 0, by its ImageOrientationPatient; None where that is absent or unusable."""
+    cosines = element_numbers(dataset, "ImageOrientationPatient", 6)
+    if cosines is None:
+        return None
+    row, column = cosines[:3], cosines[3:]
+    lengths = np.array([np.linalg.norm(row), np.linalg.norm(column)])
+    if np.abs(lengths - 1).max() > SKEW or abs(row @ column) > SKEW:
+        return None
+    normal = np.cross(row, column)
+    # Up, whichever way the picture is turned or mirrored: a normal that points down would number the slices from the top.
+    return np.asarray(normal * (-1 if normal[2] < 0 else 1) / np.linalg.norm(normal))
+
+
+def tilt_degrees(normal: Sequence[float] | NDArray[np.float64]) -> float:
+    """Angle between a slice's normal and the body's long axis; 0 for an axial slice, the gantry's tilt for a tilted one."""
+    return math.degrees(math.acos(min(abs(float(normal[2])), 1.0)))
+
+
 def _check_slice(dataset: Dataset) -> None:
     if dataset.get("Modality") != "CT":
         raise ImageError("wrong_modality", "the DICOM file is not a CT image (Modality is not CT)")
     if "LOCALIZER" in (dataset.get("ImageType") or []):
         raise ImageError("localiser", "the DICOM file is a localiser (scout view), not an axial slice")
+    normal = slice_normal(dataset)
+    if normal is not None and tilt_degrees(normal) > MAX_TILT_DEG:
+        raise ImageError("not_axial", "not an axial slice: the DICOM file's orientation is more than 30° off")
     rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
     frames = int(dataset.get("NumberOfFrames") or 1)
     if rows * columns * frames > MAX_PIXELS:
@@ -110,8 +151,11 @@ def _check_slice(dataset: Dataset) -> None:
     if frames != 1:
         raise ImageError("multi_frame", "the DICOM file holds several frames; send one slice at a time")
     check_geometry(columns, rows)
-    if int(dataset.get("SamplesPerPixel") or 1) != 1:
+    photometric = element_text(dataset, "PhotometricInterpretation")
+    if int(dataset.get("SamplesPerPixel") or 1) != 1 or photometric.startswith(COLOUR):
         raise ImageError("colour", "a colour DICOM picture: CT slices are grey")
+    if photometric not in GREY:
+        raise ImageError("unsupported_pixel_format", "the DICOM file does not say which of its values are bright")
     if "PixelData" not in dataset:
         raise ImageError("missing_pixel_data", "the DICOM file holds no pixel data")
 

@@ -112,7 +112,7 @@ class Predictor:
         logits = np.array([found.logits for found in evidence], np.float64)  # (n, models)
         one = np.zeros(len(own), np.str_)  # the id of the one patient
         in_series = series_probability(patient, own, logits, one, np.arange(len(own))) if len(own) else own
-        return decide_series(policy, patient, decisions, own, in_series, arranged.incomplete)
+        return decide_series(policy, patient, decisions, own, in_series, arranged.incomplete, arranged.several)
 
     def _slice_answer(self, position: int, member: Member, evidence: Evidence, decision: Decision) -> SliceAnswer:
         return SliceAnswer(

@@ -6,35 +6,33 @@ sequence head knows a slice's place by it. Nothing is dropped silently: what is 
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 
-from strokect.archive import MAX_SERIES_BYTES, Unreadable, unpack
+from strokect.archive import MAX_SERIES_BYTES, Unreadable, is_side_file, unpack
 from strokect.errors import ImageError
 from strokect.files import sha256_bytes
-from strokect.geometry import Geometry, read_geometry, tilt_degrees
+from strokect.geometry import Geometry, has_gap, has_number_gap, read_geometry
 from strokect.slices import Picture, decode, is_dicom
 
 MAX_SLICE_PIXELS = 2**20  # 1024 × 1024: with 400 slices decoded at once, /predict's own cap would be 13 GB
 MAX_SERIES_PIXELS = 2**27  # 512 slices of 512 × 512
-MAX_TILT_DEG = 31.0  # gantries tilt by up to 30°, and files round
 SAME_TILT_DEG = 2.0  # within it, slices are parallel and their positions comparable
 SAME_POSITION_MM = 0.05
-GAP = 1.5  # a step this many times both of its neighbours is a missing slice; where thickness changes, one neighbour is alike
 LEFT_OUT = {
     "duplicate": "the same picture as another slice",
     "same_position": "another slice lies at the same place",
     "other_series": "of another series than the one judged, which has the most axial slices",
-    "not_axial": "not an axial slice",
+    "other_frame": "of the series judged, but its place cannot be compared: it has another frame of reference, or none",
+    "no_series": "the files do not say whether it is of the series judged",
     "other_tilt": "not parallel to the other slices of its series",
     "no_geometry": "does not say where it lies in the series",
     "picture_among_dicom": "a picture among DICOM slices",
 }
+UNRECOGNISED = "unrecognised", "neither PNG nor JPEG nor DICOM, but it may have been a slice: it is no text, document or program"
 # What may be missing without a doubt about the series: none of these is one of its slices that nobody looked at.
-HARMLESS = {"duplicate", "other_series", "not_axial", "picture_among_dicom", "wrong_modality", "localiser", "unknown_format"}
-HARMLESS |= {"no_slice", "dicomdir"}
+HARMLESS = {"duplicate", "other_series", "picture_among_dicom", "localiser", "unknown_format", "no_slice", "dicomdir"}
 
 
 @dataclass(frozen=True)
@@ -56,6 +54,7 @@ class Arranged:
     left_out: list[tuple[int, str, str]]  # (number, code, message), by number
     by: Literal["position", "instance", "upload"]  # what the order stands on
     incomplete: bool  # a slice of this series is missing, or was sent and could not be judged
+    several: bool  # not all DICOM files are of one study of one patient
 
 
 def read_series(files: Sequence[bytes], max_slices: int, max_bytes: int = MAX_SERIES_BYTES) -> list[Member]:
@@ -83,7 +82,8 @@ def read_member(number: int, data: bytes | Unreadable) -> Member:
         if height * width > MAX_SLICE_PIXELS:
             raise ImageError("too_many_pixels", f"{width}×{height} pixels; at most {MAX_SLICE_PIXELS:,} in a series")
     except ImageError as error:
-        return Member(number, sha256, None, geometry, (error.code, str(error)))
+        doubtful = error.code == "unknown_format" and not is_side_file(data)
+        return Member(number, sha256, None, geometry, UNRECOGNISED if doubtful else (error.code, str(error)))
     return Member(number, sha256, picture, geometry, None)
 
 
@@ -94,14 +94,15 @@ def arrange(members: Sequence[Member]) -> Arranged:
     if not any(member.geometry for member in sorting.kept):
         return sorting.done("upload", series="")
     sorting.drop("picture_among_dicom", [member for member in sorting.kept if not member.geometry])
-    sorting.drop("not_axial", [m for m in sorting.kept if _of(m).normal and _tilt(m) > MAX_TILT_DEG])
     placed = [member for member in sorting.kept if _of(member).normal]
-    series, frame = _largest(placed or sorting.kept) if sorting.kept else ("", "")
-    sorting.drop(
-        "other_series", [m for m in sorting.kept if _of(m).series != series or (_of(m).normal and _of(m).frame != frame)]
-    )
+    series = _largest(placed or sorting.kept, lambda member: _of(member).series) if sorting.kept else ""
+    others = [member for member in sorting.kept if _of(member).series != series]
+    sorting.drop("other_series" if series else "no_series", [m for m in others if _of(m).series])
+    sorting.drop("no_series", others)
     if placed:
         sorting.drop("no_geometry", [member for member in sorting.kept if not _of(member).normal])
+        frame = _largest(sorting.kept, lambda member: _of(member).frame)
+        sorting.drop("other_frame", [member for member in sorting.kept if _of(member).frame != frame])
         sorting.drop("other_tilt", _askew(sorting.kept))
         sorting.kept.sort(key=lambda m: (_position(m), *_tie(m)))
         _drop_same_place(sorting)
@@ -117,6 +118,7 @@ class _Sorting:
     """Members still kept and those left out so far."""
 
     def __init__(self, members: Sequence[Member]):
+        self.members = members
         self.kept = [member for member in members if member.error is None]
         self.left = [(member, *member.error) for member in members if member.error is not None]
 
@@ -132,19 +134,19 @@ class _Sorting:
             code not in HARMLESS and (not series or member.geometry is None or member.geometry.series in ("", series))
             for member, code, _ in self.left
         )
-        gap = by == "position" and _has_gap([_position(member) for member in self.kept])
+        geometries = [member.geometry for member in self.members if member.geometry and member.geometry.series == series]
+        gap = by != "upload" and has_number_gap(
+            [_of(member).instance for member in self.kept], [geometry.instance for geometry in geometries]
+        )
+        if by == "position":
+            gap |= has_gap(*zip(*((_position(member), _of(member).thickness_mm) for member in self.kept), strict=True))
         left = sorted((member.number, code, message) for member, code, message in self.left)
-        return Arranged(self.kept, left, by, missing or gap)
+        return Arranged(self.kept, left, by, missing or gap, _several(self.members))
 
 
 def _of(member: Member) -> Geometry:
     assert member.geometry is not None  # `arrange` has dropped the pictures
     return member.geometry
-
-
-def _tilt(member: Member) -> float:
-    normal = _of(member).normal
-    return tilt_degrees(normal) if normal else 0.0
 
 
 def _position(member: Member) -> float:
@@ -165,12 +167,20 @@ def _repeated(members: Sequence[Member], key: Callable[[Member], str]) -> list[M
     return [member for member in members if first.setdefault(key(member), member) is not member]
 
 
-def _largest(members: Sequence[Member]) -> tuple[str, str]:
-    """(series, frame) with most slices; hashes of UIDs differ between processes, so the files' hashes break a tie."""
-    groups: dict[tuple[str, str], list[str]] = {}
+def _largest(members: Sequence[Member], key: Callable[[Member], str]) -> str:
+    """The key that most slices have; hashes of UIDs differ between processes, so the files' hashes break a tie."""
+    groups: dict[str, list[str]] = {}
     for member in members:
-        groups.setdefault((_of(member).series, _of(member).frame), []).append(member.sha256)
+        groups.setdefault(key(member), []).append(member.sha256)
     return min(groups, key=lambda group: (-len(groups[group]), min(groups[group])))
+
+
+def _several(members: Sequence[Member]) -> bool:
+    """Whether DICOM files are of more than one study or patient. A slice that does not say so counts as one of its own."""
+    known = [(member.geometry, member.error) for member in members if member.geometry]
+    studies = {geometry.study for geometry, error in known if geometry.study or not error}
+    patients = {geometry.patient for geometry, error in known if geometry.patient or not error}
+    return len(studies) > 1 or len(patients) > 1
 
 
 def _askew(members: Sequence[Member]) -> list[Member]:
@@ -191,9 +201,3 @@ def _drop_same_place(sorting: _Sorting) -> None:
         assert below.picture is not None and member.picture is not None  # they are kept
         same = np.array_equal(below.picture.grey, member.picture.grey)
         sorting.drop("duplicate" if same else "same_position", [member])
-
-
-def _has_gap(positions: Sequence[float]) -> bool:
-    steps = np.diff(positions)
-    inner = [(a, b, c) for (a, b), (_, c) in pairwise(pairwise(steps))]
-    return any(b > GAP * max(a, c) for a, b, c in inner)

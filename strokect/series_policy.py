@@ -20,11 +20,13 @@ Floats = NDArray[np.float64]
 NOTHING = "no slice could be judged"
 REJECTED = "too many of its slices are rejected"
 UNANSWERED = "every slice that its probability is the mean of is referred or rejected"
+SEVERAL = "the upload holds more than one study or patient"
 REFER_REASONS = {
     "leaning": "a slice that its probability is the mean of is referred or rejected",
     "suspicious": "a slice with a probability of stroke at or above the slice threshold is referred or rejected",
     "few": "it has fewer slices than its probability is the mean of",
     "incomplete": "slices are missing or could not be read",
+    "several": SEVERAL,
 }
 ORDERS = {
     "position": "Slices are ordered from the lowest up by their positions.",
@@ -38,7 +40,7 @@ class SeriesDecision:
     """One of the four answers, for a series. Everything after `flags` is None or empty for a reject."""
 
     decision: Literal["stroke", "normal", "refer", "reject"]
-    reasons: tuple[str, ...]  # for people
+    reasons: tuple[str, ...]  # for people; a stroke has one only where several studies or patients were sent
     flags: tuple[str, ...]  # what the gate objects to in the rejected slices; empty unless the series is rejected
     probability: float | None
     top: tuple[int, ...]  # the slices that the probability is the mean of; with ties more than k
@@ -51,6 +53,7 @@ def decide_series(
     own: Floats,
     in_series: Floats,
     incomplete: bool = False,
+    several: bool = False,
 ) -> SeriesDecision:
     """Decisions and probabilities of n slices → SeriesDecision, under the `patient` section of operating_point.json.
 
@@ -59,7 +62,8 @@ def decide_series(
     reject: no slices, or more of them rejected than the policy allows.
     stroke: the patient's probability reaches the patient threshold, and at least one of its top slices was itself answered.
     refer: it reaches it and none of the top slices was answered; or it does not, but a top slice, or any slice at or above the
-        slice threshold, is referred or rejected, there are fewer than k slices, or the series is `incomplete`.
+        slice threshold, is referred or rejected, there are fewer than k slices, the series is `incomplete`, or `several` studies
+        or patients were sent, of which it is one.
     normal: otherwise.
 
     Raises NoResultError when a number is missing or no probability: a rejected slice's too, for the mean may hold it.
@@ -78,15 +82,17 @@ def decide_series(
     top = in_series >= np.sort(in_series)[-k:][0]
     answered = np.array([decision.decision in ("stroke", "normal") for decision in decisions])
     indices = tuple(int(i) for i in np.flatnonzero(top))
+    mixed = (SEVERAL,) if several else ()
     if probability >= float(patient["threshold"]):
         if answered[top].any():
-            return SeriesDecision("stroke", (), (), probability, indices)
-        return SeriesDecision("refer", (UNANSWERED,), (), probability, indices)
+            return SeriesDecision("stroke", mixed, (), probability, indices)
+        return SeriesDecision("refer", (UNANSWERED, *mixed), (), probability, indices)
     doubts = {
         "leaning": not answered[top].all(),
         "suspicious": bool((~answered & (own >= policy.threshold)).any()),
         "few": len(decisions) < k,
         "incomplete": incomplete,
+        "several": several,
     }
     reasons = tuple(reason for name, reason in REFER_REASONS.items() if doubts[name])
     return SeriesDecision("refer" if reasons else "normal", reasons, (), probability, indices)
@@ -98,5 +104,6 @@ def rule_in_words(patient: Mapping[str, Any], by: Literal["position", "instance"
     return (
         f"The probability is the mean of the {int(patient['top_k'])} highest slice probabilities{neighbours}; stroke from "
         f"{float(patient['threshold']):.3f} on, as evaluated. Referred and rejected slices count too; a series that leans on "
-        f"them, or that lacks slices, is referred instead of called normal. {ORDERS[by]}"
+        "them, that lacks slices, or that is not all of one study of one patient that was sent, is referred instead of called "
+        f"normal. {ORDERS[by]}"
     )

@@ -1,5 +1,6 @@
 """DICOM decoding on generated files: the order of operations, and everything that is refused before its pixels are touched."""
 
+import math
 import os
 import struct
 import time
@@ -20,6 +21,10 @@ REAL = Path(os.environ.get("STROKECT_REALDATA", Path(__file__).parents[2] / "sha
 
 def stored_from_hu(hu: float, dtype: str = "int16", slope: float = 1, intercept: float = -1024) -> np.ndarray:
     return np.full((40, 40), round((hu - intercept) / slope), dtype)
+
+
+def tilted(degrees: float) -> list[float]:
+    return [1, 0, 0, 0, round(math.cos(math.radians(degrees)), 6), round(-math.sin(math.radians(degrees)), 6)]
 
 
 def refusal(data: bytes) -> ImageError:
@@ -125,6 +130,11 @@ def test_what_the_header_declares_is_checked_before_the_pixels() -> None:
         ({"Modality": None}, "wrong_modality"),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "localiser"),
         ({"SamplesPerPixel": 3}, "colour"),
+        *(({"PhotometricInterpretation": colour}, "colour") for colour in ("PALETTE COLOR", "RGB", "YBR_FULL_422")),
+        *(({"PhotometricInterpretation": odd}, "unsupported_pixel_format") for odd in (None, "", "MONOCHROME3", "MONOCHROME")),
+        ({"ImageOrientationPatient": [1, 0, 0, 0, 0, -1]}, "not_axial"),  # coronal
+        ({"ImageOrientationPatient": [0, 1, 0, 0, 0, -1]}, "not_axial"),  # sagittal
+        ({"ImageOrientationPatient": tilted(35)}, "not_axial"),
         ({"PixelData": None}, "missing_pixel_data"),
         ({"PixelData": b"\0" * 1000}, "truncated_pixel_data"),
         ({"PixelData": b"\0" * 99_000}, "truncated_pixel_data"),
@@ -138,6 +148,23 @@ def test_what_the_header_declares_is_checked_before_the_pixels() -> None:
 )
 def test_refusals(elements: dict[str, object], code: str) -> None:
     assert refusal(dicom_bytes(stored_from_hu(40), **elements)).code == code
+
+
+@pytest.mark.parametrize(
+    "cosines",
+    [
+        *(tilted(0), tilted(30), tilted(-30), [-1, 0, 0, 0, -1, 0]),
+        *([0, 0, 0, 0, 0, 0], [2, 0, 0, 0, 0, 2], [1, 0, 0], "", None),  # unusable: nothing is known about the slice
+    ],
+)
+def test_a_tilted_gantry_and_an_unusable_orientation_are_read(cosines: object) -> None:
+    assert (decode_dicom(dicom_bytes(stored_from_hu(40), ImageOrientationPatient=cosines)) == 128).all()
+
+
+def test_an_orientation_of_letters_is_read_as_none() -> None:
+    data = dicom_bytes(stored_from_hu(40), ImageOrientationPatient=tilted(30))
+    at = data.index(b"\x20\x00\x37\x00DS") + 8
+    assert (decode_dicom(data[:at] + b"x" + data[at + 1 :]) == 128).all()
 
 
 def test_every_truncation_is_refused_cleanly() -> None:

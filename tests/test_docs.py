@@ -6,6 +6,7 @@ from pathlib import Path
 import yaml
 
 from strokect.http import CODES
+from strokect.series import LEFT_OUT, UNRECOGNISED
 from strokect.settings import settings_table
 
 ROOT = Path(__file__).parents[1]
@@ -22,6 +23,7 @@ def test_the_settings_are_those_of_the_service() -> None:
 def test_every_error_code_is_explained() -> None:
     sources = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "strokect").glob("*.py"))]
     codes = {code for source in sources for code in RAISED.findall(source)} | {code for code, _ in CODES.values()}
+    codes |= {*LEFT_OUT, UNRECOGNISED[0]}
     assert len(codes) > 30
     assert {code for code in codes if f"`{code}`" not in OPERATIONS} == set()
 

@@ -19,7 +19,7 @@ from strokect.phantom import make_patient
 from strokect.predictor import Predictor
 from strokect.sequence import WIDTH
 from strokect.series import read_series
-from strokect.series_policy import REFER_REASONS
+from strokect.series_policy import REFER_REASONS, SEVERAL
 from strokect.slices import decode
 
 PATIENT: dict[str, Any] = {"threshold": 0.4, "goal": "f2", "rule": "mean_top_k", "top_k": 3, "sequence": None}
@@ -164,6 +164,27 @@ def test_doubts_send_a_normal_series_to_a_person(tmp_path: Path) -> None:
     for name, sent_files in doubts.items():
         answer = predict(predictor, *sent_files)
         assert (answer.decision, answer.reasons) == ("refer", [REFER_REASONS[name]]) and answer.probability is not None
+
+
+def test_a_patient_who_was_not_judged_is_not_called_normal(tmp_path: Path, patient: list[bytes]) -> None:
+    never, always = (
+        Predictor(fake_release(tmp_path / str(at), patient=PATIENT | {"threshold": at}, slice={"threshold": 1.0, "goal": "f2"}))
+        for at in (1.0, 0.0)
+    )
+    other = [slice_at(5.0 * i, i, "1.2.840.1964.8", PatientID="1964") for i in range(4)]
+    assert predict(never, *patient).decision == "normal"
+    answer = predict(never, *sent([*patient, *other], 0))
+    assert (answer.decision, answer.reasons, answer.n_slices) == ("refer", [SEVERAL], 9) and "one study of one" in answer.rule
+    answer = predict(always, *sent([*patient, *other], 0))
+    assert (answer.decision, answer.reasons) == ("stroke", [SEVERAL])
+    assert "1964" not in answer.model_dump_json(exclude={"input_sha256", "slices", "latency_ms"})
+
+
+def test_half_a_head_in_another_frame_of_reference_is_not_called_normal(tmp_path: Path, patient: list[bytes]) -> None:
+    never = {"patient": PATIENT | {"threshold": 1.0}, "slice": {"threshold": 1.0, "goal": "f2"}}
+    answer = predict(Predictor(fake_release(tmp_path, **never)), *patient, slice_at(3.0, 7, FrameOfReferenceUID="1.2.9"))
+    assert (answer.decision, answer.reasons) == ("refer", [REFER_REASONS["incomplete"]])
+    assert [left.code for left in answer.left_out] == ["other_frame"]
 
 
 def test_pictures_are_judged_in_the_order_sent_and_the_answer_says_so(predictor: Predictor) -> None:

@@ -23,9 +23,10 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, 
 from strokect import archive, geometry
 from strokect import series as series_module
 from strokect.archive import MAX_DIRECTORY_BYTES, MAX_MEMBER_BYTES, Unreadable, unpack
+from strokect.dicom import tilt_degrees
 from strokect.errors import ImageError
 from strokect.files import sha256_bytes
-from strokect.geometry import UNKNOWN, read_geometry, tilt_degrees
+from strokect.geometry import UNKNOWN, has_gap, has_number_gap, read_geometry
 from strokect.series import Arranged, arrange, read_member, read_series
 
 REAL = Path(os.environ.get("STROKECT_REALDATA", Path(__file__).parents[2] / "shared" / "data")) / "dicom"
@@ -137,7 +138,18 @@ def test_uids_are_kept_as_salted_hashes_only(monkeypatch: pytest.MonkeyPatch) ->
     assert read_geometry(slice_at(1.0)).series != found.series
 
 
-def test_the_patient_and_the_pixels_are_never_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patient_and_study_are_kept_as_salted_hashes_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = read_geometry(slice_at(1.0, PatientID="Erika 1964", StudyInstanceUID="1.2.840.1964.5"))
+    again = read_geometry(slice_at(2.0, PatientID="Erika 1964 ", StudyInstanceUID="1.2.840.1964.5"))
+    assert "1964" not in repr(found) and "Erika" not in repr(found) and found.patient != found.study
+    assert (again.patient, again.study) == (found.patient, found.study) != ("", "")
+    umlauts = [read_geometry(slice_at(1.0, PatientID=name, SpecificCharacterSet="ISO_IR 100")) for name in ("Köhler", "Kühler")]
+    assert umlauts[0].patient != umlauts[1].patient
+    monkeypatch.setattr(geometry, "SALT", b"another process")
+    assert read_geometry(slice_at(1.0, PatientID="Erika 1964")).patient != found.patient
+
+
+def test_the_name_and_the_pixels_are_never_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
     original = geometry.read_dataset
 
@@ -147,10 +159,12 @@ def test_the_patient_and_the_pixels_are_never_parsed(monkeypatch: pytest.MonkeyP
         return dataset
 
     monkeypatch.setattr(geometry, "read_dataset", spy)
-    data = slice_at(1.0, PatientID="1964", InstanceNumber=3)
+    data = slice_at(
+        1.0, PatientID="1964", PatientBirthDate="19640101", StudyInstanceUID="1.2", SliceThickness=5, InstanceNumber=3
+    )
     before = data[: data.index(b"\x28\x00\x02\x00US")]  # what describes the pixels, and the pixels behind it
     assert read_geometry(before + b"\x28\x00\x02\x00SQ\x00\x00\xff\xff\xff\xff no sequence").instance == 3
-    assert {tag >> 16 for tag in read} == {0x0002, 0x0020} and len(set(read)) == 7
+    assert {tag for tag in read if tag >> 16 not in (0x0002, 0x0020)} == {0x00100020, 0x00180050} and len(set(read)) == 10
 
 
 def test_headers_of_other_transfer_syntaxes() -> None:
@@ -351,9 +365,28 @@ def test_the_series_with_most_axial_slices_is_kept() -> None:
     assert codes(found) == dict.fromkeys(range(3, 9), "not_axial") | dict.fromkeys((9, 10), "other_series")
 
 
-def test_another_frame_of_reference_is_another_series() -> None:
-    files = stack([0, 5, 10])
-    assert codes(arranged(*files, slice_at(3.0, 9, FrameOfReferenceUID="1.2.3.10"))) == {3: "other_series"}
+@pytest.mark.parametrize("frame", ["1.2.3.10", None])
+@pytest.mark.parametrize("shuffle", range(3))
+def test_slices_of_the_series_in_another_frame_of_reference_were_not_looked_at(frame: str | None, shuffle: int) -> None:
+    one = stack([5.0 * i for i in range(11)])
+    other = [slice_at(5.0 * i, 20 + i, FrameOfReferenceUID=frame) for i in range(9)]
+    found = arranged(*one, *other, shuffle=shuffle)
+    assert hashes(found) == expected(one) and list(codes(found).values()) == ["other_frame"] * 9 and found.incomplete
+
+
+def test_a_series_is_chosen_by_all_its_frames() -> None:
+    mixed = [*stack([0, 5, 10, 15]), *(slice_at(5.0 * i, 20 + i, FrameOfReferenceUID="1.2.3.10") for i in range(3))]
+    found = arranged(*mixed, *(slice_at(5.0 * i, 40 + i, OTHER) for i in range(5)))
+    assert hashes(found) == expected(mixed[:4]) and found.incomplete
+
+
+def test_a_slice_without_a_series_may_be_of_the_one_judged() -> None:
+    named, unnamed = stack([0, 5, 10]), [slice_at(5.0 * i, 9 + i, SeriesInstanceUID=None) for i in range(5)]
+    found = arranged(*named, *unnamed[:2])
+    assert hashes(found) == expected(named) and codes(found) == {3: "no_series", 4: "no_series"} and found.incomplete
+    found = arranged(*named, *unnamed)  # the other way round: which of the named ones belong to it, nobody knows
+    assert hashes(found) == expected(unnamed) and set(codes(found).values()) == {"no_series"} and found.incomplete
+    assert not arranged(*unnamed).incomplete
 
 
 def test_a_tie_between_series_goes_by_content_not_by_place_or_salt(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -384,7 +417,11 @@ def test_a_stack_that_is_not_parallel_to_the_rest_is_missing() -> None:
     ("elements", "code", "incomplete"),
     [
         ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "localiser", False),
-        ({"Modality": "MR"}, "wrong_modality", False),
+        ({"Modality": "MR", "series": OTHER}, "wrong_modality", False),
+        ({"ImageOrientationPatient": CORONAL, "series": OTHER}, "not_axial", False),
+        ({"ImageOrientationPatient": tilted(35)}, "not_axial", True),  # reformatted pictures are a series of their own
+        ({"Modality": None}, "wrong_modality", True),  # a series has one modality: this one is damaged
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "colour", True),
         ({"NumberOfFrames": 2, "series": OTHER}, "multi_frame", False),
         ({"PixelData": b"\0" * 1000}, "truncated_pixel_data", True),
         ({"PixelData": b"\0" * 1000, "series": OTHER}, "truncated_pixel_data", False),
@@ -402,9 +439,52 @@ def test_foreign_files_are_left_out_and_slices_of_the_series_are_missed(
 def test_files_that_may_have_been_slices_are_missed_and_others_are_not() -> None:
     files = stack([0, 5, 10])
     assert not arranged(*files, b"a text file").incomplete
+    assert codes(arranged(*files, bytes(128) + b"DICN" + slice_at(15.0)[132:])) == {3: "unrecognised"}
+    assert arranged(*files, bytes(128) + b"DICN" + slice_at(15.0)[132:]).incomplete
+    assert arranged(*files, slice_at(15.0)[132:]).incomplete  # without preamble, as before 1993
+    assert arranged(encode(grey_slice()), b"\0" + encode(grey_slice(seed=1))).incomplete
     assert arranged(*files, b"").incomplete
     assert arranged(*files, slice_at(15.0)[:700]).incomplete
     assert arranged(*files, zipped({"inner.zip": zipped({"a": b"1"})})).incomplete
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(
+            b"Bildbetrachter f\xfcr Windows\r\n\tAutostart\x1a",
+            "Überblick – ✓".encode(),
+            b'<?xml version="1.0"?><study/>',
+            b"<html>",
+        ),
+        *(
+            b"%PDF-1.7\n\0\1",
+            b"MZ\x90\0\3",
+            b"\x7fELF\2\1\1\0",
+            b"\0\0\0\1Bud1\0",
+            b"GIF89a\1\0",
+            b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1\0",
+        ),
+    ],
+)
+def test_what_lies_on_a_disc_beside_the_slices_is_not_missed(data: bytes) -> None:
+    found = arranged(*stack([0, 5, 10]), data)
+    assert codes(found) == {3: "unknown_format"} and not found.incomplete
+
+
+def test_slices_of_several_studies_or_patients_are_noticed() -> None:
+    def found(*identities: dict[str, Any]) -> Arranged:
+        """Three slices of the first, one in another series of each of the rest."""
+        rest = [slice_at(5.0, 9 + i, f"{OTHER}.{i}", **identity) for i, identity in enumerate(identities[1:])]
+        return arranged(*stack([0, 5, 10], **identities[0]), *rest)
+
+    one = {"PatientID": "1964", "StudyInstanceUID": "1.2.840.1964.5"}
+    assert not found(one, one).several and not found({}, {}).several
+    for other in ({"PatientID": "1965"}, {"StudyInstanceUID": "1.2.840.1964.6"}, {"PatientID": None}, {"StudyInstanceUID": None}):
+        assert found(one, one | other).several and not found(one, one | other).incomplete  # a series of its own, complete or not
+    assert found(one, one | {"PatientID": "1965"} | COMPRESSED).several  # unreadable, but somebody's
+    assert not found(one, one | {"PatientID": None} | COMPRESSED).several
+    assert not arranged(encode(grey_slice()), encode(grey_slice(seed=1))).several
 
 
 def test_pictures_beside_dicom_are_left_out_but_not_beside_unreadable_dicom() -> None:
@@ -449,14 +529,104 @@ def test_without_positions_the_instance_numbers_sort_when_all_have_one() -> None
     assert len(arranged(slice_at(None, 99)).order) == 1  # one slice needs no order
 
 
-def test_a_missing_slice_shows_as_a_gap() -> None:
-    assert arranged(*stack([0, 5, 10, 20, 25, 30])).incomplete
-    assert not arranged(*stack([0, 5, 10, 15, 25, 35, 45])).incomplete  # thicker slices above the skull base
-    assert not arranged(*stack([0, 4.9, 10, 15.1, 20])).incomplete
+EVEN = [5.0 * i for i in range(20)]
+PROTOCOL = [2.5 * i for i in range(9)] + [20 + 5.0 * i for i in range(1, 12)]  # 2.5 mm up to 20 mm, 5 mm above
+
+
+def without(places: list[float], *missing: int) -> list[float]:
+    return [place for i, place in enumerate(places) if i % len(places) not in [m % len(places) for m in missing]]
+
+
+def gap(positions: list[float], thicknesses: list[float] | None = None) -> bool:
+    return has_gap(positions, [None] * len(positions) if thicknesses is None else thicknesses)
+
+
+@given(
+    st.integers(4, 60), st.floats(0.4, 12), st.data(), st.lists(st.floats(-0.05, 0.05), min_size=60, max_size=60), st.booleans()
+)
+def test_any_one_inner_slice_that_is_missing_from_an_even_series_is_noticed(
+    count: int, step: float, data: st.DataObject, jitter: list[float], thick: bool
+) -> None:
+    positions = [step * (i + off) - 800 for i, off in zip(range(count), jitter, strict=False)]
+    thicknesses = [step] * count if thick else None
+    assert not gap(positions, thicknesses)
+    missing = data.draw(st.integers(1, count - 2))
+    assert gap(without(positions, missing), thicknesses and thicknesses[1:])
+    # Its ends are not: nothing says where the head begins.
+    assert not gap(positions[1:], thicknesses and thicknesses[1:]) and not gap(positions[:-1], thicknesses and thicknesses[1:])
+
+
+@pytest.mark.parametrize(
+    "missing", [(1,), (-2,), (4, 6), (1, 3), (-2, -4), (1, 2), (-2, -3), (9, 10, 11), tuple(range(1, 20, 2))[:4]]
+)
+def test_several_missing_slices_are_noticed_at_the_ends_too(missing: tuple[int, ...]) -> None:
+    assert gap(without(EVEN, *missing)) and arranged(*stack(without(EVEN, *missing))).incomplete
+
+
+@given(st.integers(3, 20), st.integers(3, 20), st.floats(0.5, 3), st.floats(1.2, 6), st.sampled_from(["thin", "mean", "thick"]))
+def test_thicker_slices_above_the_skull_base_are_no_gap(fine: int, coarse: int, thin: float, ratio: float, between: str) -> None:
+    thick = thin * ratio
+    steps = [thin] * fine + [{"thin": thin, "mean": (thin + thick) / 2, "thick": thick}[between]] + [thick] * coarse
+    positions = [float(place) for place in np.cumsum([0.0, *steps])]
+    assert not gap(positions) and not gap(positions, [thin] * (fine + 1) + [thick] * (coarse + 1))
+
+
+def test_thicker_slices_below_or_between_are_a_gap() -> None:
+    assert not gap(PROTOCOL) and not gap([0, 3, 6, 9, 12, 16.79, 21.58, 26.39])  # 3 and 4.8 mm, rounded
+    assert gap([-place for place in reversed(PROTOCOL)])  # no protocol scans the skull base more coarsely
+    assert gap([*PROTOCOL, *(PROTOCOL[-1] + 2.5 * i for i in range(1, 5))])
+    assert gap([0, 2.5, 5, *(5 + 5.0 * i for i in range(1, 9))])  # two steps are no skull base
+    assert gap(without(PROTOCOL, 8, 9))  # where the thickness changes
+    coarser = [*PROTOCOL[:9], *(20 + 10.0 * i for i in range(1, 5))]
+    assert not gap(coarser) and gap(without(coarser, 4))
+    for missing in [*range(1, 7), *range(10, 19)]:
+        assert gap(without(PROTOCOL, missing)), missing
+
+
+def test_every_other_slice_missing_above_shows_by_thickness_or_number() -> None:
+    places = [*range(10), *range(10, 20, 2)]
+    positions = [5.0 * i for i in places]
+    assert not gap(positions)  # by positions alone it is a change of thickness
+    assert gap(positions, [5.0] * len(places))
+    assert has_number_gap(places, places)
+    assert arranged(*stack(positions, SliceThickness=5)).incomplete
+    assert arranged(*(slice_at(5.0 * i, i, InstanceNumber=40 - i) for i in places)).incomplete
+    fine = [slice_at(2.5 * i, i, InstanceNumber=i, SliceThickness=2.5) for i in range(6)]
+    coarse = [slice_at(12.5 + 5 * i, 9 + i, InstanceNumber=5 + i, SliceThickness=5) for i in range(1, 6)]
+    assert not arranged(*fine, *coarse, shuffle=1).incomplete
+
+
+@given(st.integers(4, 60), st.integers(-5, 10**30), st.booleans(), st.data())
+def test_a_missing_number_is_a_gap_where_the_others_follow_each_other(
+    count: int, first: int, down: bool, data: st.DataObject
+) -> None:
+    numbers = list(range(first, first + count))[:: -1 if down else 1]
+    assert not has_number_gap(numbers, numbers)
+    missing = data.draw(st.integers(1, count - 2))
+    rest = numbers[:missing] + numbers[missing + 1 :]
+    assert has_number_gap(rest, rest)
+    assert not has_number_gap(rest, numbers)  # left out, for a reason that is listed
+    assert not has_number_gap([*rest, None], rest)
+
+
+def test_numbers_in_steps_are_no_gap() -> None:
+    assert not has_number_gap(range(41, 200, 16), range(41, 200, 16))
+    assert not has_number_gap([], []) and not has_number_gap([7], [7]) and not has_number_gap([7, 9], [7, 9])
+
+
+def test_a_copy_at_the_same_place_leaves_no_gap_in_the_numbers() -> None:
+    files = [slice_at(5.0 * i, i, InstanceNumber=i) for i in (0, 1, 2)]
+    copy = slice_at(10.0, 2, InstanceNumber=3)
+    found = arranged(*files, copy, *(slice_at(5.0 * i, i, InstanceNumber=i + 1) for i in (3, 4, 5)))
+    assert list(codes(found).values()) == ["duplicate"] and not found.incomplete
+
+
+def test_numbers_alone_show_a_gap_too() -> None:
+    assert arranged(*(slice_at(None, i, InstanceNumber=i) for i in range(12) if i != 5)).incomplete
 
 
 def test_nothing_is_left_of_nothing() -> None:
-    assert arrange([]) == Arranged([], [], "upload", False)
+    assert arrange([]) == Arranged([], [], "upload", False, False)
     found = arranged(*(slice_at(float(i), i, ImageOrientationPatient=CORONAL) for i in range(3)))
     assert not found.order and len(found.left_out) == 3
 

@@ -12,7 +12,16 @@ from test_policy import POLICY
 
 from strokect.errors import NoResultError
 from strokect.policy import Decision
-from strokect.series_policy import NOTHING, REFER_REASONS, REJECTED, UNANSWERED, SeriesDecision, decide_series, rule_in_words
+from strokect.series_policy import (
+    NOTHING,
+    REFER_REASONS,
+    REJECTED,
+    SEVERAL,
+    UNANSWERED,
+    SeriesDecision,
+    decide_series,
+    rule_in_words,
+)
 
 PATIENT: dict[str, Any] = {"threshold": 0.4, "goal": "f2", "rule": "mean_top_k", "top_k": 3, "sequence": None}
 VERDICTS = ("stroke", "normal", "refer", "reject")  # slice threshold of POLICY: 0.3; a series is rejected above a half
@@ -21,13 +30,13 @@ slices = st.tuples(st.sampled_from(VERDICTS), st.floats(0, 1), st.floats(0, 1)) 
 serieses = st.lists(slices, min_size=1, max_size=12)
 
 
-def judged(*given: tuple[str, float, float], incomplete: bool = False) -> SeriesDecision:
+def judged(*given: tuple[str, float, float], incomplete: bool = False, several: bool = False) -> SeriesDecision:
     decisions = [
         Decision(verdict, (), ("blank",) if verdict == "reject" else (), None if verdict == "reject" else own, 0.0)  # type: ignore[arg-type]
         for verdict, own, _ in given
     ]
     own, in_series = (np.array([piece[i] for piece in given], np.float64) for i in (1, 2))
-    return decide_series(POLICY, PATIENT, decisions, own, in_series, incomplete)
+    return decide_series(POLICY, PATIENT, decisions, own, in_series, incomplete, several)
 
 
 def alike(verdict: str, *probabilities: float) -> list[tuple[str, float, float]]:
@@ -60,6 +69,7 @@ def test_every_doubt_about_a_normal_series_refers_it_with_its_reason() -> None:
     assert judged(*LOW, ("reject", 0.29, 0.01)).decision == judged(*LOW, ("normal", 0.2, 0.2)).decision == "normal"
     assert reasons(judged(*LOW[:2])) == {"few"}
     assert reasons(judged(*LOW, incomplete=True)) == {"incomplete"}
+    assert reasons(judged(*LOW, several=True)) == {"several"}
     assert judged(*LOW, ("stroke", 0.8, 0.01)).decision == "normal"  # as evaluated: one slice of five is not the patient
 
 
@@ -67,6 +77,19 @@ def test_stroke_needs_one_slice_that_was_answered() -> None:
     assert judged(*alike("refer", 0.9, 0.9), *alike("stroke", 0.5), *LOW, incomplete=True).decision == "stroke"
     doubtful = judged(*alike("refer", 0.9, 0.9), *alike("reject", 0.9), *LOW)
     assert (doubtful.decision, doubtful.reasons) == ("refer", (UNANSWERED,)) and doubtful.probability == pytest.approx(0.9)
+
+
+def test_several_patients_leave_a_stroke_a_stroke_and_say_so() -> None:
+    stroke = judged(*alike("stroke", 0.9, 0.5, 0.7), *LOW, several=True)
+    assert (stroke.decision, stroke.reasons) == ("stroke", (SEVERAL,))
+    assert judged(*alike("refer", 0.9, 0.9, 0.9), several=True).reasons == (UNANSWERED, SEVERAL)
+
+
+@given(serieses, st.booleans())
+def test_several_patients_are_never_normal(given: list[tuple[str, float, float]], incomplete: bool) -> None:
+    found, alone = judged(*given, incomplete=incomplete, several=True), judged(*given, incomplete=incomplete)
+    assert found.decision == (alone.decision if alone.decision != "normal" else "refer")
+    assert found.decision == "reject" or SEVERAL in found.reasons
 
 
 @given(serieses, st.booleans())
