@@ -147,7 +147,7 @@ class StrokeCT:
             with monitoring.phase("decode"):
                 members = self.pool.members(exchange.uploads, exchange.deadline, SETTINGS.max_slices)
             with monitoring.phase("judge"):
-                answer = predictor.predict_series(members, exchange.request_id, exchange.deadline)
+                answer = predictor.predict_series(members, exchange.request_id, exchange.deadline, lambda: exchange.gone)
             self._record(exchange, answer)
             return answer
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strokect.answers import LeftOut, OutOfDistribution, Prediction, SeriesPrediction, SliceAnswer, Uncertainty
+from strokect.errors import DeadlineError
 from strokect.files import sha256_bytes
 from strokect.judge import Examination
 from strokect.operating_point import series_probability
@@ -63,16 +64,22 @@ class Predictor:
         )
         return prediction, examination.activation
 
-    def predict_series(self, members: Sequence[Member], request_id: str = "", deadline: float = float("inf")) -> SeriesPrediction:
+    def predict_series(
+        self,
+        members: Sequence[Member],
+        request_id: str = "",
+        deadline: float = float("inf"),
+        gone: Callable[[], bool] = lambda: False,
+    ) -> SeriesPrediction:
         """Judge the files of one upload (see `series.read_series`) as one series of one patient.
 
         Each slice is judged as `predict` does, the patient as stages/evaluate.py does and by `series_policy.decide_series`.
         Raises NoResultError when one slice gives no result: without it nothing is known about the patient. DeadlineError as
-        `predict`.
+        `predict`, and when `gone`, which is asked before each slice, says that nobody waits any more.
         """
         start = time.perf_counter()
         policy, point, arranged = self.release.policy, self.release.operating_point, arrange(members)
-        evidence = [self._examine(member, deadline).evidence for member in arranged.order]
+        evidence = [self._examine(member, deadline, gone).evidence for member in arranged.order]
         decisions = [policy.decide(found) for found in evidence]
         series = self._decide_series(evidence, decisions, arranged)
         answers = [
@@ -102,7 +109,9 @@ class Predictor:
             left_out=[LeftOut(number=number, code=code, message=message) for number, code, message in arranged.left_out],
         )
 
-    def _examine(self, member: Member, deadline: float) -> Examination:
+    def _examine(self, member: Member, deadline: float, gone: Callable[[], bool]) -> Examination:
+        if gone():
+            raise DeadlineError("nobody waits for the answer")
         assert member.picture is not None  # arranged members are readable
         return self.release.judge.examine(member.picture, member.sha256, deadline)
 

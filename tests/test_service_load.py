@@ -82,6 +82,16 @@ def test_clients_that_hang_up_while_they_wait_leave_the_queue(slow: Server) -> N
     assert predict(slow, PNG).status_code == 200
 
 
+def test_a_series_that_nobody_waits_for_is_given_up(slow: Server) -> None:
+    files = [("series", ("a", encode(grey_slice(seed=seed)))) for seed in range(40)]  # half a minute's work
+    body = requests.Request("POST", f"{slow.url}/predict_series", files=files).prepare()
+    head = f"POST /predict_series HTTP/1.1\r\nHost: x\r\nContent-Type: {body.headers['Content-Type']}\r\n"
+    with socket.create_connection(("127.0.0.1", slow.port)) as client:
+        client.sendall(f"{head}Content-Length: {len(body.body)}\r\n\r\n".encode() + body.body)  # type: ignore[arg-type, operator]
+        until(lambda: gauge(slow, "computing") == 1)
+    until(lambda: gauge(slow, "computing") == 0, 10)
+
+
 def cpu_ticks(pid: int) -> int:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])
