@@ -32,7 +32,7 @@ from strokect.errors import (
     SettingsError,
     StrokectError,
 )
-from strokect.explanation import explain, wanted_format
+from strokect.explanation import check_format, explain
 from strokect.guard import Guard, read_page
 from strokect.http import EXCHANGE, IMAGE_STATUS, Exchange, HttpError
 from strokect.images import Picture
@@ -123,9 +123,9 @@ class StrokeCT:
         """Judge one slice and show what speaks for the target: a picture, numbers or DICOM."""
 
         def work(predictor: Predictor, exchange: Exchange) -> Response:
-            wanted_format(exchange)  # refused before anything is computed
+            wanted = check_format(exchange, self.pool.identity)  # refused before anything is judged and written down
             prediction, picture, activation = self._explain(predictor, exchange)
-            return explain(exchange, picture, prediction, activation)
+            return explain(wanted, picture, prediction, activation, exchange.deadline)
 
         return self._answer(work)
 

@@ -48,6 +48,7 @@ SERVING_MODULES = (
     "geometry",
     "guard",
     "http",
+    "identity",
     "images",
     "json_log",
     "judge",

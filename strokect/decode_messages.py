@@ -11,6 +11,7 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +93,21 @@ def parse_member(header: Header, data: bytearray) -> "Member":
         normal = geometry["normal"]
         geometry = Geometry(**geometry | {"normal": None if normal is None else tuple(map(float, normal))})
     return Member(header["number"], str(header["sha256"]), picture, geometry, (error.code, str(error)) if error else None)
+
+
+def describe_identity(identity: Mapping[str, bytes]) -> Header:
+    """The message of what `identity.read_identity` found, a character a byte; `parse_identity` is its inverse."""
+    return {"identity": {name: value.decode("latin-1") for name, value in identity.items()}}
+
+
+def parse_identity(header: Header) -> dict[str, bytes]:
+    """Inverse of `describe_identity`."""
+    from strokect.identity import KEYWORDS, MAX_BYTES  # here: as above
+
+    identity = {name: value.encode("latin-1") for name, value in header["identity"].items()}
+    if not set(identity) <= set(KEYWORDS) or any(len(value) > MAX_BYTES for value in identity.values()):
+        raise ValueError("no identity of a slice")
+    return identity
 
 
 def parse_error(value: Any) -> ImageError:

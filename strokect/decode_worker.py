@@ -11,11 +11,11 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from strokect.decode_messages import UNREADABLE, Header, describe_member, describe_picture, receive, send
+from strokect.decode_messages import UNREADABLE, Header, describe_identity, describe_member, describe_picture, receive, send
 from strokect.errors import ImageError
 from strokect.images import Picture
 
@@ -24,13 +24,14 @@ if TYPE_CHECKING:
 
 Decode = Callable[[bytes], Picture]
 View = Callable[[bytes, float, float], bytes]
+ReadIdentity = Callable[[bytes], Mapping[str, bytes]]
 ReadMembers = Callable[[Sequence[bytes], Header], Iterator["Member"]]
 
 MAX_FILES = 16  # open at once; libraries import some of their modules late
 CPU_MARGIN_S = 2  # the parent, which kills by the clock, comes first unless it is gone
 
 
-def main(decode: Decode, view: View, read_members: ReadMembers) -> None:
+def main(decode: Decode, view: View, read_identity: ReadIdentity, read_members: ReadMembers) -> None:
     """Serve `python -m MODULE TIMEOUT_S MEMORY_MB LIFELINE` until the parent closes the channel, which is standard input."""
     timeout_s, memory_mb, lifeline = float(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     _end_with_parent(lifeline)
@@ -51,6 +52,8 @@ def main(decode: Decode, view: View, read_members: ReadMembers) -> None:
                 send(channel, {"end": True})
             elif "window" in request:
                 send(channel, {}, view(bytes(data), *request["window"]))
+            elif "identity" in request:
+                send(channel, describe_identity(read_identity(bytes(data))))
             else:
                 send(channel, *describe_picture(decode(bytes(data))))
         except ImageError as error:
@@ -109,8 +112,9 @@ if __name__ == "__main__":
     sys.modules["requests"] = None  # type: ignore[assignment]
     import strokect.geometry
     from strokect.archive import unpack
+    from strokect.identity import read_identity
     from strokect.series import read_member
     from strokect.slices import decode
     from strokect.window import view_png
 
-    main(decode, view_png, _read_members)
+    main(decode, view_png, read_identity, _read_members)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from strokect.decode_messages import UNREADABLE, Header, parse_error, parse_member, parse_picture, receive, send
+from strokect.decode_messages import UNREADABLE, Header, parse_error, parse_identity, parse_member, parse_picture, receive, send
 from strokect.errors import ImageError
 from strokect.files import sha256_bytes
 from strokect.images import MAX_PIXELS, Picture
@@ -44,6 +44,10 @@ class DecodePool(WorkerPool):
     def view(self, data: bytes, level_hu: float, width_hu: float, deadline: float = math.inf) -> bytes:
         """The PNG that `window.view_png` makes of the bytes of one file. Raises as `picture`."""
         return self._ask({"window": [level_hu, width_hu]}, data, deadline, lambda header, png: bytes(png))
+
+    def identity(self, data: bytes, deadline: float = math.inf) -> dict[str, bytes]:
+        """What `identity.read_identity` finds in the bytes of one file. Raises as `picture`."""
+        return self._ask({"identity": True}, data, deadline, lambda header, _: parse_identity(header))
 
     def members(self, files: Sequence[bytes], deadline: float, max_slices: int) -> "list[Member]":
         """The files of a series, each read by `series.read_member` within `timeout_s`.

@@ -2,7 +2,7 @@
 
 Needs the optional package highdicom, which is imported when asked for. Both objects join the study of their slice, so patient and
 study go from the client's file into the client's file, element by element, and nowhere else: highdicom gets none of them, because
-it rewrites, refuses and logs values that it finds odd.
+it rewrites, refuses and logs values that it finds odd. The file itself does not come here (see `strokect.identity`).
 """
 
 import io
@@ -14,28 +14,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 from pydicom.dataset import Dataset
-from pydicom.uid import UID, ExplicitVRLittleEndian
+from pydicom.uid import ExplicitVRLittleEndian
 
-from strokect.dicom import read_elements
-from strokect.errors import ImageError, NotInstalledError
-from strokect.files import sha256_bytes
+from strokect.errors import NotInstalledError
+from strokect.identity import IDENTITY, MORE_IDENTITY, REFERENCE, Source
 from strokect.predictor import Prediction
 
 if TYPE_CHECKING:
     from highdicom.sr import CodedConcept, MeasurementsAndQualitativeEvaluations
 
-REFERENCE = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
-# What a slice may be: CT, Enhanced CT, its legacy conversion, Secondary Capture. highdicom takes known classes only.
-IMAGE_CLASSES = tuple(f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("2", "2.1", "2.2", "7"))
-# Must be in every object, empty if unknown (type 2), then what is carried on where the source has it.
-IDENTITY = (
-    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
-    *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
-)
-MORE_IDENTITY = (
-    *("IssuerOfPatientID", "PatientAge", "PatientSize", "PatientWeight", "StudyDescription"),
-    *("PatientIdentityRemoved", "DeidentificationMethod"),
-)
 MANUFACTURER = "strokect (research software)"
 CAPTURE_SERIES, REPORT_SERIES = 9901, 9902  # series numbers: behind those of the scanner
 NOT_FOR_DIAGNOSIS = "not for diagnostic use"
@@ -49,15 +36,15 @@ DECISIONS = {
 NAMESPACE = uuid.UUID("5c2f7d0e-8f0b-4b4e-9d59-3f6a1c0f7c11")  # any constant: makes the same series of the same source series
 
 
-def secondary_capture(data: bytes, overlay_png: bytes, prediction: Prediction) -> bytes:
-    """DICOM bytes of a slice, its overlay and its prediction → bytes of a Secondary Capture Image (RGB, explicit little endian).
+def secondary_capture(joined: Source, overlay_png: bytes, prediction: Prediction) -> bytes:
+    """A slice, its overlay and its prediction → bytes of a Secondary Capture Image (RGB, explicit little endian).
 
-    Raises NotInstalledError without highdicom, ImageError when `data` is no uncompressed DICOM file or does not identify itself.
+    Raises NotInstalledError without highdicom, ValueError for the prediction of another file.
     """
-    _require_highdicom()
+    require_highdicom()
     from highdicom.sc import SCImage
 
-    source = _read_source(data, prediction)
+    source = _elements(joined, prediction)
     orientation = _patient_orientation(source)
     image = SCImage(
         np.array(Image.open(io.BytesIO(overlay_png), formats=["PNG"]).convert("RGB")),
@@ -78,17 +65,17 @@ def secondary_capture(data: bytes, overlay_png: bytes, prediction: Prediction) -
     return _write(image, source)
 
 
-def structured_report(data: bytes, prediction: Prediction) -> bytes:
-    """DICOM bytes of a slice and its prediction → bytes of a Comprehensive SR: complete, unverified, preliminary.
+def structured_report(joined: Source, prediction: Prediction) -> bytes:
+    """A slice and its prediction → bytes of a Comprehensive SR: complete, unverified, preliminary.
 
-    Raises NotInstalledError without highdicom, ImageError when `data` is no uncompressed DICOM file or does not identify itself.
+    Raises NotInstalledError without highdicom, ValueError for the prediction of another file.
     """
-    _require_highdicom()
+    require_highdicom()
     from highdicom import sr
     from highdicom.coding_schemes import CodingSchemeIdentificationItem
     from pydicom.sr.codedict import codes
 
-    source = _read_source(data, prediction)
+    source = _elements(joined, prediction)
     # In the name of the model, not of this installation, about which the report shall say nothing.
     device = sr.DeviceObserverIdentifyingAttributes(
         uid=_uid("model", prediction.model_version), name=f"strokect {prediction.model_version}", manufacturer_name=MANUFACTURER
@@ -149,7 +136,8 @@ def _code(value: str, meaning: str) -> "CodedConcept":
     return CodedConcept(value, PRIVATE, meaning)
 
 
-def _require_highdicom() -> None:
+def require_highdicom() -> None:
+    """Raise NotInstalledError unless the package is there."""
     try:
         import highdicom  # noqa: F401
     except ImportError:
@@ -157,27 +145,10 @@ def _require_highdicom() -> None:
     logging.getLogger("highdicom").setLevel(logging.CRITICAL + 1)  # it logs identifiers
 
 
-def _read_source(data: bytes, prediction: Prediction) -> Dataset:
-    """Who and what the slice is. Raises ImageError when it does not say, ValueError for the prediction of another file."""
-    if prediction.input_sha256 != sha256_bytes(data):
+def _elements(joined: Source, prediction: Prediction) -> Dataset:
+    if prediction.input_sha256 != joined.input_sha256:
         raise ValueError("the prediction is that of another file")
-    if data[128:132] != b"DICM":
-        raise ImageError("not_dicom", "an answer in DICOM needs a DICOM slice: it joins the slice's study")
-    try:
-        names = (*REFERENCE, *IDENTITY, *MORE_IDENTITY, "SpecificCharacterSet", "InstanceNumber", "ImageOrientationPatient")
-        source = read_elements(data, names)
-        list(source)  # parses every element, here and not where its value could get into a traceback
-    except ImageError:
-        raise
-    except Exception:  # pydicom raises anything on a malformed file, and its text may echo file content
-        raise ImageError("unreadable_dicom", "not a readable DICOM file (damaged, truncated or malformed)") from None
-    uids = [source.get(name) for name in REFERENCE]
-    if uids[0] not in IMAGE_CLASSES or not all(isinstance(uid, UID) and uid.is_valid for uid in uids):
-        problem = (
-            "nothing can refer to it: by its SOP class it is no CT image, or its own, its series' or its study's UID is missing"
-        )
-        raise ImageError("not_identified", problem)
-    return source
+    return joined.elements
 
 
 def _about(source: Dataset, prediction: Prediction, series: int) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""How the service ends: a worker that cannot become ready takes the whole server down, and a shutdown is never endless.
+"""How the service ends and what it keeps: a worker that cannot become ready takes the whole server down, and a shutdown is never endless.
 
 `bentoml serve` starts a failed worker again for ever and then exits with 0; and it waits for requests in flight without a limit.
 """
 
+import ctypes
 import logging
 import os
 import signal
@@ -26,6 +27,17 @@ def without_traces() -> None:
     Its spans of every request go nowhere and stay in memory: 5 kB a request, on BentoML 1.4.39 with a service of one line.
     """
     os.environ.setdefault("OTEL_SDK_DISABLED", "true")
+
+
+def return_memory() -> None:
+    """Give freed memory back to the system: for after a large upload; does nothing where the C library is not glibc.
+
+    glibc keeps what lies between smaller things still in use: twelve uploads of 30 MB at once left 50 to 150 MB for good. A low
+    M_MMAP_THRESHOLD would prevent that, too, but then every array of a slice comes from the system: twice the latency.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def listen_for_workers() -> None:

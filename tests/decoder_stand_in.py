@@ -54,6 +54,12 @@ def view(data: bytes, level_hu: float, width_hu: float) -> bytes:
     return b"%g %g " % (level_hu, width_hu) + data
 
 
+def read_identity(data: bytes) -> dict[str, bytes]:
+    """b"KEYWORD VALUE": so much as an element's value."""
+    keyword, _, value = data.partition(b" ")
+    return {keyword.decode(): value}
+
+
 def read_members(files: Sequence[bytes], request: Header) -> Iterator["Member"]:
     """Each file is a member."""
     for number, data in enumerate(files):
@@ -63,4 +69,4 @@ def read_members(files: Sequence[bytes], request: Header) -> Iterator["Member"]:
 
 
 if __name__ == "__main__":
-    main(decode, view, read_members)
+    main(decode, view, read_identity, read_members)

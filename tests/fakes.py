@@ -2,6 +2,7 @@
 
 import io
 import json
+import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from strokect.calibration import Calibrator
 from strokect.feature_gate import fit_statistics
@@ -24,6 +25,12 @@ from strokect.release import version_of
 from strokect.release_writer import write_release
 from strokect.texture import Texture
 
+REFERENCE = {  # of a CT slice that others can refer to
+    "SOPClassUID": "1.2.840.10008.5.1.4.1.1.2",
+    "SOPInstanceUID": "1.2.3",
+    "SeriesInstanceUID": "1.2",
+    "StudyInstanceUID": "1.2.4",
+}
 SIZE, FEATURES, STAGES = 32, 6, 4
 TARGET = "intracranial haemorrhage on this slice"
 
@@ -221,6 +228,36 @@ def encode(pixels: np.ndarray, format: str = "PNG", **options: Any) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, format, **options)
     return stream.getvalue()
+
+
+def bombs() -> dict[str, bytes]:
+    """CT slices of 5 to 10 MB that hide in the patient's name, or in the slice's UID, what no name and no UID is."""
+    items, end = b"\xfe\xff\x00\xe0\0\0\0\0" * 10**6, b"\xfe\xff\xdd\xe0\0\0\0\0"
+    nested = (b"\xfe\xff\x00\xe0\xff\xff\xff\xff" + b"\x10\0\x10\0SQ\0\0\xff\xff\xff\xff") * 300_000
+    unknown = 2**32 - 1  # a length that the file does not say
+    return {
+        "sequence": _with_name(b"SQ\0\0" + struct.pack("<I", len(items)) + items),
+        "open_sequence": _with_name(b"SQ\0\0" + struct.pack("<I", unknown) + items + end),
+        "unknown": _with_name(b"UN\0\0" + struct.pack("<I", len(items)) + items),
+        "open_unknown": _with_name(b"UN\0\0" + struct.pack("<I", unknown) + items + end),
+        "nested": _with_name(b"SQ\0\0" + struct.pack("<I", unknown) + nested),
+        "long_name": _with_name(struct.pack("<I", 5_000_000) + b"x" * 5_000_000, syntax=ImplicitVRLittleEndian),
+        "long_explicit_name": _with_name(b"PN" + struct.pack("<H", 65_000) + b"x" * 65_000),
+        "uid": _with_name(
+            b"SQ\0\0" + struct.pack("<I", len(items)) + items, tag=b"\x08\0\x18\0", SOPInstanceUID="NAME^OF^NOBODY"
+        ),
+        "character_set": _with_name(
+            b"SQ\0\0" + struct.pack("<I", len(items)) + items, tag=b"\x08\0\x05\0", SpecificCharacterSet="NAME^OF^NOBODY"
+        ),
+    }
+
+
+def _with_name(element: bytes, tag: bytes = b"\x10\0\x10\0", syntax: str = ExplicitVRLittleEndian, **elements: Any) -> bytes:
+    """A CT slice with `element` (VR, length, value) in the place of the one whose value is NAME^OF^NOBODY."""
+    name = {} if elements else {"PatientName": "NAME^OF^NOBODY"}
+    data = dicom_bytes(grey_slice().astype(np.int16) + 1000, syntax, **(REFERENCE | name | elements))
+    start, stop = data.index(tag), data.index(b"NAME^OF^NOBODY") + len(b"NAME^OF^NOBODY")
+    return data[:start] + tag + element + data[stop:]
 
 
 def dicom_bytes(stored: np.ndarray, syntax: str = ExplicitVRLittleEndian, **elements: Any) -> bytes:

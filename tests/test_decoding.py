@@ -219,6 +219,9 @@ def test_a_decoder_killed_from_outside_costs_no_answer(stand_in: Callable[..., D
 def test_what_a_hostile_decoder_says_is_not_believed(stand_in: Callable[..., DecodePool]) -> None:
     pool = stand_in()
     assert refusal(lambda: pool.picture(b"lie"))[0] == "unreadable_image"
+    assert pool.identity(b"PatientID 4711") == {"PatientID": b"4711"}
+    for claim in (b"PatientComments 4711", b"PatientName " + b"x" * 1025):
+        assert refusal(lambda claim=claim: pool.identity(claim))[0] == "unreadable_image"
     for value in (["Code", "text"], ["code", "x" * 500], ["code"], [1, 2], None):
         with pytest.raises((ValueError, TypeError)):
             parse_error(value)

@@ -19,6 +19,7 @@ from pydicom.dataset import Dataset
 from strokect.dicom_out import secondary_capture, structured_report
 from strokect.errors import ImageError, NotInstalledError
 from strokect.files import sha256_bytes
+from strokect.identity import Source, read_identity, source_of
 from strokect.overlay import draw_overlay
 from strokect.predictor import OutOfDistribution, Prediction, Uncertainty
 
@@ -67,12 +68,16 @@ def prediction(data: bytes, **changes: Any) -> Prediction:
     return answer.model_copy(update=changes)
 
 
+def source(data: bytes) -> Source:
+    return source_of(read_identity(data), sha256_bytes(data))
+
+
 def capture(data: bytes, **changes: Any) -> Dataset:
-    return pydicom.dcmread(io.BytesIO(secondary_capture(data, OVERLAY, prediction(data, **changes))))
+    return pydicom.dcmread(io.BytesIO(secondary_capture(source(data), OVERLAY, prediction(data, **changes))))
 
 
 def report(data: bytes, **changes: Any) -> Dataset:
-    return pydicom.dcmread(io.BytesIO(structured_report(data, prediction(data, **changes))))
+    return pydicom.dcmread(io.BytesIO(structured_report(source(data), prediction(data, **changes))))
 
 
 def contents(item: Dataset) -> list[tuple[str, Any]]:
@@ -132,7 +137,7 @@ def test_the_report_says_what_the_model_said() -> None:
 
 def test_highdicom_reads_the_report_as_a_measurement_report() -> None:
     data = ct_slice()
-    read = highdicom.sr.srread(io.BytesIO(structured_report(data, prediction(data))))
+    read = highdicom.sr.srread(io.BytesIO(structured_report(source(data), prediction(data))))
     assert isinstance(read.content, highdicom.sr.MeasurementReport)
     (group,) = read.content.get_image_measurement_groups()
     assert [m.value for m in group.get_measurements()] == [0.4504629546414008, 0.13068967102832524]
@@ -228,9 +233,9 @@ def test_what_is_no_readable_dicom_is_refused() -> None:
 
 def test_the_prediction_of_another_file_is_never_filed_under_this_patient() -> None:
     data = ct_slice()
-    for call in (structured_report, lambda data, answer: secondary_capture(data, OVERLAY, answer)):
+    for call in (structured_report, lambda joined, answer: secondary_capture(joined, OVERLAY, answer)):
         with pytest.raises(ValueError, match="another file"):
-            call(data, prediction(b"another file"))
+            call(source(data), prediction(b"another file"))
 
 
 def test_without_highdicom_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,9 +252,11 @@ def test_nothing_about_the_patient_is_logged() -> None:
 import logging, sys
 logging.basicConfig(level=0)
 from strokect.dicom_out import Prediction, secondary_capture, structured_report
+from strokect.identity import read_identity, source_of
 data, answer = sys.stdin.buffer.read(), Prediction.model_validate_json(sys.argv[1])
+joined = source_of(read_identity(data), answer.input_sha256)
 overlay = open(sys.argv[2], "rb").read()
-print(b"Mustermann" in structured_report(data, answer) and b"gestern" in secondary_capture(data, overlay, answer))
+print(b"Mustermann" in structured_report(joined, answer) and b"gestern" in secondary_capture(joined, overlay, answer))
 """
     overlay = ROOT / "docs" / "phantom" / "roc.png"  # any PNG
     command = [sys.executable, "-W", "default", "-c", code, prediction(data).model_dump_json(), str(overlay)]
@@ -263,8 +270,8 @@ print(b"Mustermann" in structured_report(data, answer) and b"gestern" in seconda
 def test_an_independent_validator_finds_no_error(tmp_path: Path) -> None:
     data = ct_slice()
     nobody = ct_slice(**dict.fromkeys(PATIENT), ImageOrientationPatient=None)
-    made = [secondary_capture(d, OVERLAY, prediction(d)) for d in (data, nobody)]
-    made += [structured_report(d, prediction(d, target="Blutung im Schädel")) for d in (data, nobody)]
+    made = [secondary_capture(source(d), OVERLAY, prediction(d)) for d in (data, nobody)]
+    made += [structured_report(source(d), prediction(d, target="Blutung im Schädel")) for d in (data, nobody)]
     for number, content in enumerate(made):
         path = tmp_path / f"{number}.dcm"
         path.write_bytes(content)

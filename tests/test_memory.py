@@ -8,12 +8,13 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import ROOT
-from fakes import dicom_bytes, encode, fake_release, grey_slice
+from fakes import REFERENCE, bombs, dicom_bytes, encode, fake_release, grey_slice
 from PIL import Image
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
@@ -29,8 +30,11 @@ SMALL = np.zeros((64, 64), np.int16)
 PROBE = """
 import json, sys
 from pathlib import Path
+import highdicom
 from strokect.decoding import DecodePool
 from strokect.errors import ImageError
+from strokect.explanation import check_format, explain
+from strokect.http import Exchange
 from strokect.predictor import Predictor
 
 def status(pid, key):
@@ -49,13 +53,19 @@ idle = sum(status(pid, "VmRSS") for pid in both)
 for pid in both:
     forget(pid)
 data = Path(sys.argv[3]).read_bytes()
-judging = idle
+judging, kind = idle, sys.argv[5]
 try:
-    found = pool.members([data], float("inf"), 400) if sys.argv[5] == "series" else pool.picture(data)
+    if kind not in ("series", "picture"):
+        wanted = check_format(Exchange("/explain", query={"format": kind}, uploads=(data,)), pool.identity)
+    found = pool.members([data], float("inf"), 400) if kind == "series" else pool.picture(data)
     decoding = sum(status(pid, "VmHWM") for pid in both)
     forget("self")
-    if sys.argv[5] == "series":
+    if kind == "series":
         answer = predictor.predict_series(found).decision
+    elif kind != "picture":
+        prediction, activation = predictor.explain(data, found, float("inf"))
+        answer = prediction.decision
+        explain(wanted, found, prediction.model_copy(update={"decision": "normal"}), activation, float("inf"))
     else:
         answer = predictor.predict(data, picture=found).decision
     judging = status("self", "VmHWM") + status(worker.process.pid, "VmRSS")
@@ -109,10 +119,9 @@ def deflated_dicom() -> bytes:
     return bytes(128) + b"DICM" + struct.pack("<HH2sH", 2, 0x10, b"UI", len(syntax)) + syntax + packed
 
 
-def eight_bit_dicom() -> bytes:
-    return dicom_bytes(
-        np.full((SIDE, SIDE), 120, np.uint8), RescaleIntercept=-80, BitsAllocated=8, BitsStored=8, HighBit=7, PixelPaddingValue=3
-    )
+def eight_bit_dicom(**elements: str) -> bytes:
+    bits = {"RescaleIntercept": -80, "BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "PixelPaddingValue": 3}
+    return dicom_bytes(np.full((SIDE, SIDE), 120, np.uint8), **bits, **elements)
 
 
 UPLOADS: dict[str, tuple[Callable[[], bytes], tuple[str, ...]]] = {
@@ -132,6 +141,26 @@ UPLOADS: dict[str, tuple[Callable[[], bytes], tuple[str, ...]]] = {
     "zip_of_large_pictures": (lambda: zipped(*[saved(mid_grey(1024, 1024 - n)) for n in range(127)]), JUDGED),
     "zip_of_too_many_pixels": (lambda: zipped(*[saved(mid_grey(1024, 1024 - n % 9)) for n in range(400)]), ("too_large_series",)),
 }
+# What is explained as well, and in which form.
+EXPLAINED = {
+    "explained_png": "png",
+    "explained_rgb_jpeg": "json",
+    "explained_dicom": "dicom",
+    "explained_dicom_8_bit": "dicom",
+    "reported_dicom": "dicom-sr",
+    **{f"reported_{name}": "dicom-sr" for name in bombs()},
+    "explained_sequence": "dicom",
+}
+REFUSED = ("not_identified", "unreadable_dicom", "unreadable_image", "decode_timeout")
+UPLOADS |= {
+    "explained_png": (lambda: saved(mid_grey(SIDE, SIDE)), JUDGED),
+    "explained_rgb_jpeg": (lambda: saved(grain("RGB"), "JPEG", quality=60), JUDGED),
+    "explained_dicom": (lambda: dicom_bytes(np.full((2230, 2230), 1064, np.int16), **REFERENCE), JUDGED),
+    "explained_dicom_8_bit": (lambda: eight_bit_dicom(**REFERENCE), JUDGED),
+    "reported_dicom": (lambda: dicom_bytes(np.full((2230, 2230), 1064, np.int16), **REFERENCE), JUDGED),
+    **{f"reported_{name}": (partial(bombs().__getitem__, name), REFUSED) for name in bombs()},
+    "explained_sequence": (lambda: bombs()["sequence"], REFUSED),
+}
 
 
 @pytest.mark.slow
@@ -146,7 +175,7 @@ def test_no_upload_takes_more_than_the_bound(
     usual.write_bytes(encode(grey_slice(512)))
     assert upload.stat().st_size <= UPLOAD_BYTES
     kind = "series" if name.startswith("zip") else "picture"
-    command = [sys.executable, "-c", PROBE, str(release), str(MEMORY_MB), str(upload), str(usual), kind]
+    command = [sys.executable, "-c", PROBE, str(release), str(MEMORY_MB), str(upload), str(usual), EXPLAINED.get(name, kind)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     decoding, judging, answer = json.loads(done.stdout)

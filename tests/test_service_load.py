@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import requests
-from fakes import dicom_bytes, encode, fake_release, grey_slice
+from fakes import REFERENCE, bombs, dicom_bytes, encode, fake_release, grey_slice
 from serving import Server, serve
 from test_fuzz_decoding import mutations
 from test_service import COMMAND, PNG, ROOT, assert_error, predict
@@ -238,6 +238,37 @@ def test_five_hundred_urls_at_once_fetch_nothing(tmp_path: Path) -> None:
     assert hits == []
 
 
+@pytest.mark.slow
+def test_no_bomb_in_a_name_goes_off_beside_the_models(tmp_path: Path) -> None:
+    environment = {"STROKECT_DECODE_TIMEOUT_S": "5", "STROKECT_AUDIT_LOG": str(tmp_path / "audit.jsonl")}
+    hounsfield = grey_slice() * (120 / 255) - 20  # the same grey levels in the brain window
+    good = dicom_bytes(np.rint(hounsfield + 1024).astype(np.int16), **REFERENCE)
+    with serve(COMMAND, ROOT, tmp_path, STROKECT_RELEASE=str(fake_release(tmp_path)), **environment) as server:
+
+        def explain(data: bytes, form: str) -> int:
+            url = f"{server.url}/explain?format={form}"
+            return requests.post(url, files={"image": ("a", data)}, timeout=60).status_code
+
+        assert [explain(good, form) for form in ("png", "dicom", "dicom-sr")] == [200] * 3
+        (worker,) = server.workers()
+        before = resident_mb(worker)
+        for name, data in bombs().items():
+            for form in ("dicom", "dicom-sr"):
+                Path(f"/proc/{worker}/clear_refs").write_text("5")
+                began = time.monotonic()
+                assert explain(data, form) == 422, name
+                assert time.monotonic() - began < 15
+                assert peak_mb(worker) - before < 100, name
+        assert explain(good, "dicom-sr") == 200 and server.workers() == [worker]
+        judged = [line for line in (tmp_path / "audit.jsonl").read_text().splitlines() if '"decision"' in line]
+        assert len(judged) == 4  # of what was refused no decision was written down
+
+
+def peak_mb(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(re.findall(r"VmHWM:\s+(\d+)", status)[0]) / 1024
+
+
 def resident_mb(pid: int) -> float:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
@@ -289,7 +320,8 @@ def test_five_thousand_damaged_uploads_are_no_fault_of_the_service(tmp_path: Pat
             if not hasattr(session, "http"):
                 session.http = requests.Session()
             number, data = numbered
-            route, field = (("/predict", "image"), ("/predict_series", "series"), ("/view", "image"))[number % 3]
+            route = ("/predict", "/predict_series", "/view", "/explain", "/explain?format=dicom-sr")[number % 5]
+            field = "series" if route == "/predict_series" else "image"
             files = {field: (f"{number}", data)}
             return int(session.http.post(f"{server.url}{route}", files=files, timeout=60).status_code)
 
