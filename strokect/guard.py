@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qsl
 
-from strokect import __version__, monitoring
+from strokect import __version__, lifecycle, monitoring
 from strokect.access import Access, cors_headers, security_headers
 from strokect.admission import Admission
 from strokect.http import EXCHANGE, App, Exchange, HttpError, Message, Receive, Reply, Scope, Send
@@ -25,6 +25,7 @@ logger = logging.getLogger("bentoml.strokect")  # BentoML shows INFO of its own 
 PROBES = ("/livez", "/readyz")
 OTHERS = ("/model", "/metrics", "/schema.json", "/healthz")  # what BentoML and the mounted app answer besides
 OPENAPI = "/docs.json"
+LARGE = 8 * 2**20  # bytes of an upload whose memory is given back at once
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 MEDIA_TYPES = {".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
 
@@ -134,6 +135,9 @@ class Guard:
             watch.cancel()
             if exchange.slot:
                 exchange.slot.leave()
+            large, exchange.uploads = sum(map(len, exchange.uploads)) > LARGE, ()
+            if large:
+                lifecycle.return_memory()
 
     async def _take_turn(self, exchange: Exchange, watch: "asyncio.Task[Message]") -> bool:
         """Wait for a slot; False when the client hangs up before its turn."""

@@ -1,4 +1,4 @@
-"""How the service ends and what it keeps: a worker that cannot become ready takes the whole server down, and a shutdown is never endless.
+"""How the service ends and what it keeps: a worker that cannot become ready takes the server down, a shutdown is never endless.
 
 `bentoml serve` starts a failed worker again for ever and then exits with 0; and it waits for requests in flight without a limit.
 """
@@ -30,7 +30,7 @@ def without_traces() -> None:
 
 
 def return_memory() -> None:
-    """Give freed memory back to the system: for after a large upload; does nothing where the C library is not glibc.
+    """Give freed memory back to the system, after a large upload; does nothing where the C library is not glibc.
 
     glibc keeps what lies between smaller things still in use: twelve uploads of 30 MB at once left 50 to 150 MB for good. A low
     M_MMAP_THRESHOLD would prevent that, too, but then every array of a slice comes from the system: twice the latency.
