@@ -34,6 +34,9 @@ CPU_MARGIN_S = 2  # the parent, which kills by the clock, comes first unless it 
 def main(decode: Decode, view: View, read_identity: ReadIdentity, read_members: ReadMembers) -> None:
     """Serve `python -m MODULE TIMEOUT_S MEMORY_MB LIFELINE` until the parent closes the channel, which is standard input."""
     timeout_s, memory_mb, lifeline = float(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    # At the end of the service circus signals the worker's children, too, but requests in flight still need their decoder, which
+    # ends with its channel.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _end_with_parent(lifeline)
     _limit(memory_mb)
     channel = socket.socket(fileno=0)

@@ -206,6 +206,19 @@ def test_a_decoder_that_crashes_is_replaced(stand_in: Callable[..., DecodePool])
     assert pool.picture(b"12").grey.shape == (2, 2) and pool.losses == {"died": 2}  # one crash may be somebody else's doing
 
 
+def test_a_decoder_outlives_the_signal_that_ends_the_service(pool: DecodePool) -> None:
+    data = encode(grey_slice())
+    pool.picture(data)
+    before = pool.losses.copy()
+    pool.wait_ready()
+    decoders = pids(pool)
+    for pid in decoders:
+        os.kill(pid, signal.SIGTERM)
+    time.sleep(0.2)
+    assert pool.picture(data).grey.shape == grey_slice().shape
+    assert pids(pool) == decoders and pool.losses == before
+
+
 def test_a_decoder_killed_from_outside_costs_no_answer(stand_in: Callable[..., DecodePool], tmp_path: Path) -> None:
     pool = stand_in(workers=2)
     for pid in pids(pool):
