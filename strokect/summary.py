@@ -9,7 +9,7 @@ from strokect.reporting import metrics_table
 NEXT = """\
 next:
   make serve                                   # the service on http://127.0.0.1:3000; then, in another terminal:
-                                               # curl -F image=@slice.png http://127.0.0.1:3000/predict
+  .venv/bin/python -m examples.make_scan       # a synthetic scan: drop example/scan.zip on the page
   . .venv/bin/activate && dvc plots show       # ROC, PR, calibration, training curves; PNGs are in reports/plots/
   make import SOURCE=folder FROM=/your/slices  # your own data; it prints how to go on"""
 
