@@ -9,6 +9,7 @@ from strokect.acceptance import accept
 from strokect.errors import run_stage
 from strokect.files import atomic_path, read_json, sha256_file, write_json
 from strokect.manifest import load_prepared
+from strokect.operating_point import patient_labels
 from strokect.out_of_fold import load_out_of_fold, operating_point_json, tune
 from strokect.params import load_params
 from strokect.reporting import metrics_table, report
@@ -18,7 +19,7 @@ from strokect.splits import SPLIT, read_split
 
 
 def main() -> None:
-    """Write models/operating_point.json, models/oof.csv and metrics/oof.json."""
+    """Write models/operating_point.json, models/oof.csv, models/oof_patients.csv and metrics/oof.json."""
     params = load_params()
     prepared = load_prepared()
     folds = params.split.folds
@@ -47,6 +48,17 @@ def main() -> None:
     )
     with atomic_path("models/oof.csv") as path:
         table.to_csv(path, index=False)
+    whole = pd.DataFrame(
+        {
+            "patient": np.unique(oof.patients),
+            "label": patient_labels(oof.labels, oof.patients),
+            "probability": tuned.whole.probability,
+            "ranking": tuned.whole.ranking,
+            "decision": tuned.whole.decision,
+        }
+    )
+    with atomic_path("models/oof_patients.csv") as path:
+        whole.to_csv(path, index=False)
     described: dict[str, Any] = {"cohort": prepared.cohort, "sidecar": sidecar, "audit": read_json("metrics/audit.json")}
     described |= {"resamples": params.tune_threshold.resamples, "seed": params.tune_threshold.seed}
     metrics = report("oof", oof.labels, oof.patients, tuned.slices, tuned.whole, **described) | variant

@@ -1,0 +1,146 @@
+"""Two runs judged on the same patients: paired differences with patient-clustered intervals, and what they allow to say."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from strokect.errors import DataError
+from strokect.statistics import CHUNK, average_precision, bootstrap_weights, brier, roc_auc, weighted_share
+
+Floats = NDArray[np.float64]
+Metric = Callable[[pd.DataFrame, Floats], Floats]  # a run's table and weights (R, n) → (R,)
+PRIMARY = ("slice", "log_loss")  # by which this project chooses between models; every other figure is a second look
+LOWER_IS_BETTER = ("log_loss", "brier")
+COLUMNS = ("patient", "label", "probability", "ranking", "decision")
+PROBABILITY_FLOOR = 1e-7
+
+
+@dataclass(frozen=True)
+class Run:
+    """Out-of-fold scores of one run.
+
+    `slices` is models/oof.csv and `patients` models/oof_patients.csv: a row for each, with `patient`, `label` (0 | 1),
+    `probability` (calibrated, cross-fitted), `ranking` (what ROC AUC orders by) and `decision` (0 | 1); slices also have `file`.
+    """
+
+    name: str
+    slices: pd.DataFrame
+    patients: pd.DataFrame
+
+
+def compare(first: Run, second: Run, *, resamples: int, seed: int) -> dict[str, Any]:
+    """Every figure of both runs, their difference (second − first) and its 95 % interval.
+
+    The same resampled patients judge both runs, so what makes a cohort hard cancels out. Raises DataError unless both runs judged
+    the same slices under the same labels.
+    """
+    levels = {"slice": _aligned(first, second, "slices", "file"), "patient": _aligned(first, second, "patients", "patient")}
+    result: dict[str, Any] = {"first": first.name, "second": second.name}
+    for level, (a, b) in levels.items():
+        counts, index = bootstrap_weights(a["patient"].to_numpy(str), resamples, seed)
+        result[level] = {name: _difference(metric, a, b, counts, index, name) for name, metric in _METRICS.items()}
+    result |= {
+        "n_slices": len(first.slices),
+        "n_patients": len(first.patients),
+        "n_positive_patients": int(first.patients["label"].sum()),
+        "compared": 2 * len(_METRICS),
+        "primary": list(PRIMARY),
+        "verdict": result[PRIMARY[0]][PRIMARY[1]]["verdict"],
+        "interval": f"95 % percentile interval of the paired difference over {resamples} bootstrap resamples of patients",
+    }
+    return result
+
+
+def verdict(name: str, interval: list[float] | None) -> str:
+    """`first better`, `second better`, or `cannot tell` where the interval of second − first holds 0 or does not exist."""
+    if interval is None or interval[0] <= 0 <= interval[1]:
+        return "cannot tell"
+    second_is_better = (interval[1] < 0) == (name in LOWER_IS_BETTER)
+    return "second better" if second_is_better else "first better"
+
+
+def _log_loss(frame: pd.DataFrame, weights: Floats) -> Floats:
+    p = np.clip(frame["probability"].to_numpy(float), PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
+    losses = -np.where(frame["label"].to_numpy() == 1, np.log(p), np.log1p(-p))
+    return weights @ losses / weights.sum(1)
+
+
+def _ranked(metric: Callable[[NDArray[np.int64], Floats, Floats], Floats], column: str) -> Metric:
+    return lambda frame, weights: metric(frame["label"].to_numpy(np.int64), frame[column].to_numpy(float), weights)
+
+
+def _share(frame: pd.DataFrame, weights: Floats, label: int) -> Floats:
+    own = frame["label"].to_numpy(np.int64) == label
+    return weighted_share(own & (frame["decision"].to_numpy(np.int64) == label), own, weights)
+
+
+_METRICS: dict[str, Metric] = {
+    "log_loss": _log_loss,
+    "brier": _ranked(brier, "probability"),
+    "roc_auc": _ranked(roc_auc, "ranking"),
+    "average_precision": _ranked(average_precision, "ranking"),
+    "sensitivity": lambda frame, weights: _share(frame, weights, 1),
+    "specificity": lambda frame, weights: _share(frame, weights, 0),
+}
+
+
+def _difference(
+    metric: Metric,
+    a: pd.DataFrame,
+    b: pd.DataFrame,
+    counts: NDArray[np.int64],
+    index: NDArray[np.int64],
+    name: str,
+) -> dict[str, Any]:
+    whole = np.ones((1, len(index)))
+    values = [float(metric(frame, whole)[0]) for frame in (a, b)]
+    if not np.isfinite(values).all():
+        return {"first": None, "second": None, "difference": None, "ci95": None, "verdict": "not estimable"}
+    drawn = np.concatenate(
+        [
+            metric(b, weights) - metric(a, weights)
+            for weights in (counts[i : i + CHUNK, index].astype(float) for i in range(0, len(counts), CHUNK))
+        ]
+    )
+    interval = [float(x) for x in np.nanpercentile(drawn, [2.5, 97.5])]
+    return {
+        "first": values[0],
+        "second": values[1],
+        "difference": values[1] - values[0],
+        "ci95": interval,
+        "verdict": verdict(name, interval),
+    }
+
+
+def _aligned(first: Run, second: Run, table: str, key: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The two tables in one order of `key`."""
+    frames = []
+    for run in (first, second):
+        frame: pd.DataFrame = getattr(run, table)
+        if missing := [name for name in (key, *COLUMNS) if name not in frame.columns]:
+            raise DataError(f"{run.name}: the scores of {table} lack the column {', '.join(missing)}")
+        if frame[key].duplicated().any():
+            raise DataError(f"{run.name}: {frame[key].duplicated().sum()} {table} occur twice")
+        bad = ~np.isfinite(frame[["probability", "ranking"]].to_numpy(float)).all(axis=1)
+        if bad.any():
+            raise DataError(f"{run.name}: {bad.sum()} of {len(frame)} {table} have a score that is not a number")
+        frames.append(frame.set_index(key, drop=False).sort_index())
+    a, b = frames
+    if not a.index.equals(b.index):
+        only = len(a.index.difference(b.index)), len(b.index.difference(a.index))
+        raise DataError(
+            f"{first.name} and {second.name} did not judge the same {table}: {only[0]} only in the first, {only[1]} only in the "
+            "second. A difference between other cohorts is not one between models: give both the same data and test part"
+        )
+    differ = int((a["label"].to_numpy() != b["label"].to_numpy()).sum())
+    if differ:
+        raise DataError(
+            f"{first.name} and {second.name} have different labels for {differ} {table}: data.labels or the data changed"
+        )
+    if (a["patient"].to_numpy() != b["patient"].to_numpy()).any():
+        raise DataError(f"{first.name} and {second.name} give the same slices to different patients")
+    return a, b
