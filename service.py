@@ -36,7 +36,7 @@ from strokect.explanation import check_format, explain
 from strokect.guard import Guard, read_page
 from strokect.http import EXCHANGE, IMAGE_STATUS, Exchange, HttpError
 from strokect.images import Picture
-from strokect.model_card import INTENDED_USE, OUT_OF_SCOPE
+from strokect.intended_use import INTENDED_USE, OUT_OF_SCOPE
 from strokect.predictor import Predictor
 from strokect.settings import read_settings
 from strokect.window import window_of

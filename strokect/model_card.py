@@ -1,63 +1,157 @@
-"""What the model is and is not, in words: for GET /model and for model_card.md in the release. Needs no package."""
+"""model_card.md of a release in the format of the Hugging Face Hub: metadata, then what a reader must know, from the metrics.
 
+What the pipeline cannot know (who pays, who answers, under which licence the weights are) is marked `author`.
+"""
+
+from collections.abc import Iterator
 from typing import Any
 
-INTENDED_USE = (
-    "Research software, not a medical device. It scores single axial brain CT slices for the target named in `target`, "
-    "for research on data like the data it was trained on. It must not be used to diagnose, triage or treat."
-)
-OUT_OF_SCOPE = [
-    "Clinical decisions of any kind; a `normal` answer does not rule out a stroke, and an infarct may be answered `normal`.",
-    "Anything but axial brain CT slices in the brain window: other body parts, MRI, X-ray, photographs, localisers.",
-    "Scanners, protocols, ages or patient groups that the training data does not hold.",
-    "Pictures with drawings or text on them; below 500 pixels a side, contours, calipers and dark text are not noticed.",
-]
+from huggingface_hub import EvalResult, ModelCardData
+
+from strokect.intended_use import INTENDED_USE, OUT_OF_SCOPE
+from strokect.reporting import FIGURES, figure_text
+
+AUTHOR = "*author: not known to the pipeline*"
+SPLITS = {"test": "test", "oof": "out-of-fold"}
+METRIC_TYPES = {"f2": "f_beta"}  # where the Hub's name is not ours
 
 
 def model_card(sidecar: dict[str, Any], point: dict[str, Any], metrics: dict[str, Any], safety: dict[str, Any]) -> str:
-    """model_card.md of a release, from model.json, operating_point.json and the two metrics files."""
+    """The card, from model.json, operating_point.json, metrics/evaluate.json and metrics/safety.json."""
+    sections = {
+        "Model Details": _details(sidecar, point),
+        "Uses": _uses(),
+        "Bias, Risks, and Limitations": _limits(metrics, safety),
+        "How to Get Started with the Model": _start(),
+        "Training Details": _training(sidecar),
+        "Evaluation": _evaluation(metrics, safety),
+        "Environmental Impact": [f"- Hardware: {sidecar.get('device', 'unknown')}", f"- Carbon emitted: {AUTHOR}"],
+        "Technical Specifications": _technical(sidecar, point),
+        "Model Card Contact": [AUTHOR],
+    }
+    body = "\n\n".join(f"## {title}\n\n" + "\n".join(lines) for title, lines in sections.items())
+    return f"---\n{card_metadata(sidecar, metrics)}\n---\n\n# strokect: {sidecar['target']}\n\n{INTENDED_USE}\n\n{body}\n"
+
+
+def card_metadata(sidecar: dict[str, Any], metrics: dict[str, Any]) -> str:
+    """The YAML at the head of the card: what the Hub indexes and verifies."""
+    data_set = str(sidecar.get("source", "unknown"))
+    results = [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type=data_set,
+            dataset_name=data_set,
+            dataset_config=f"{level} level",  # the Hub tells results of one data set apart by it
+            dataset_split=SPLITS[metrics["part"]],
+            metric_type=METRIC_TYPES.get(name, name),
+            metric_name=f"{name}, {level} level, 95 % interval {figure_text(metrics[level][name]).partition(' ')[2]}",
+            metric_value=round(metrics[level][name]["value"], 4),
+        )
+        for level in ("slice", "patient")
+        for name in FIGURES
+        if metrics[level].get(name, {}).get("value") is not None
+    ]
+    data = ModelCardData(
+        language="en",
+        license="unknown",  # of the weights: it follows from the data, which the pipeline did not license
+        library_name="onnx",
+        pipeline_tag="image-classification",
+        tags=["medical", "computed-tomography", "brain", "research-only", *(["synthetic"] if sidecar.get("synthetic") else [])],
+        model_name="strokect",
+        eval_results=results,
+    )
+    return str(data.to_yaml()).strip()
+
+
+def _details(sidecar: dict[str, Any], point: dict[str, Any]) -> list[str]:
     models = ", ".join(point["exports"])
-    lines = [
-        "# Model card",
+    return [
+        f"- **Target (what a positive means):** {sidecar['target']}",
+        f"- **Model type:** {sidecar.get('backbone')} at {sidecar['image_size']} px, models {models} averaged after calibration",
+        f"- **Input:** one axial slice, {_channels(sidecar)}",
+        f"- **Developed by:** {AUTHOR}",
+        f"- **Licence of the weights:** {AUTHOR}",
+        f"- **Started from:** {sidecar.get('weights')} weights",
+    ]
+
+
+def _channels(sidecar: dict[str, Any]) -> str:
+    count = int(sidecar.get("channels", 1))
+    return "one window in grey" if count == 1 else f"{count} windows as channels"
+
+
+def _uses() -> list[str]:
+    return ["### Direct Use", "", INTENDED_USE, "", "### Out-of-Scope Use", "", *(f"- {line}" for line in OUT_OF_SCOPE)]
+
+
+def _limits(metrics: dict[str, Any], safety: dict[str, Any]) -> Iterator[str]:
+    yield from (f"- {note}" for note in metrics.get("notes", []))
+    yield (
+        f"- The safety layer rejects {figure_text(safety['false_rejects']['all'])} of ordinary slices, and "
+        f"{figure_text(safety['false_rejects']['stroke'])} of the positive ones."
+    )
+    for name, entry in safety["outliers"].items():
+        yield f"- It rejects {figure_text(entry['rejected'])} of {entry['n']} pictures of the kind {name}."
+    band = safety["policy"]["refer"]
+    yield f"- It sends a slice to a person when {band['measure']} is above {band['above']:.4g}."
+
+
+def _start() -> list[str]:
+    return [
+        "```",
+        "bentoml serve .                                   # beside models/release, from the strokect repository or its bento",
+        "curl -F image=@slice.png http://127.0.0.1:3000/predict",
+        "```",
+    ]
+
+
+def _training(sidecar: dict[str, Any]) -> list[str]:
+    return [
+        f"- **Training data:** {sidecar.get('source')}, labels per {sidecar.get('label_unit')} ({sidecar.get('labels')}), "
+        f"split by {sidecar.get('group_by')}; SHA-256 of the packed cohort {str(sidecar.get('data_sha256'))[:12]}",
+        f"- **Where the data comes from and who agreed to its use:** {AUTHOR}",
+        "- **Hyperparameters:** params.yaml of the revision that made the release",
+        f"- **Split:** SHA-256 {str(sidecar.get('split_sha256'))[:12]}",
+    ]
+
+
+def _evaluation(metrics: dict[str, Any], safety: dict[str, Any]) -> list[str]:
+    part = SPLITS[metrics["part"]]
+    rows = [
+        f"| {name} | {_cell(metrics, 'slice', name)} | {_cell(metrics, 'patient', name)} |"
+        for name in FIGURES
+        if name in metrics["slice"]
+    ]
+    return [
+        f"{part}: {metrics['n_slices']} slices of {metrics['n_patients']} patients ({metrics['n_positive_patients']} positive); "
+        f"{metrics['interval']}.",
         "",
-        INTENDED_USE,
-        "",
-        "## Out of scope",
-        *(f"- {line}" for line in OUT_OF_SCOPE),
-        "",
-        "## Model",
-        f"- Target: {sidecar['target']}",
-        f"- {sidecar.get('backbone')} at {sidecar['image_size']} px, models {models}, views {', '.join(point['views'])}, "
-        f"{sidecar.get('precision', 'fp32')}",
-        f"- Trained on: {sidecar.get('source')} (labels: {sidecar.get('labels')}, split by {sidecar.get('group_by')}), "
-        f"data SHA-256 {str(sidecar.get('data_sha256'))[:12]}",
-        "",
-        f"## Figures ({metrics['part']}, 95 % intervals by patient)",
         "| | slice | patient |",
         "|---|---|---|",
-        *(_figure_row(name, metrics) for name in ("roc_auc", "sensitivity", "specificity")),
-        *(f"- {note}" for note in metrics.get("notes", [])),
+        *rows,
         "",
-        "## Safety layer",
-        f"- False rejects out-of-fold: {_share(safety['false_rejects']['all'])} of the slices; "
-        f"{_share(safety['false_rejects']['stroke'])} of the positive ones",
-        f"- Refers to a human when {safety['policy']['refer']['measure']} is above {safety['policy']['refer']['above']:.4g}",
-        *(
-            f"- Rejects {_share(entry['rejected'])} of {entry['n']} pictures: {name}"
-            for name, entry in safety["outliers"].items()
-        ),
-        "",
+        f"External data: {AUTHOR}, unless `python -m stages.external` has judged some. {_pointing(safety)}",
     ]
-    return "\n".join(lines)
 
 
-def _figure_row(name: str, metrics: dict[str, Any]) -> str:
-    cells = [_share(metrics[level][name], 3) if name in metrics.get(level, {}) else "–" for level in ("slice", "patient")]
-    return f"| {name} | {cells[0]} | {cells[1]} |"
+def _pointing(safety: dict[str, Any]) -> str:
+    game = safety.get("activation_map")
+    if not game:
+        return "Whether activation maps point at the lesion is not known on this data."
+    return (
+        f"The maximum of the activation map lies in the lesion on {figure_text(game['hit'])} of {game['n']} positive slices; a "
+        f"point drawn at random in the head would on {game['chance']:.3f}."
+    )
 
 
-def _share(figure: dict[str, Any], digits: int = 2) -> str:
-    if figure["value"] is None:
-        return "not estimable"
-    low, high = figure["ci95"]
-    return f"{figure['value']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+def _cell(metrics: dict[str, Any], level: str, name: str) -> str:
+    return figure_text(metrics[level][name]) if name in metrics.get(level, {}) else "–"
+
+
+def _technical(sidecar: dict[str, Any], point: dict[str, Any]) -> list[str]:
+    versions = ", ".join(f"{name} {version}" for name, version in sidecar.get("versions", {}).items())
+    return [
+        f"- ONNX, {sidecar.get('precision', 'fp32')}, views {', '.join(point['views'])}",
+        f"- Made with {versions or 'unknown versions'}",
+        f"- Calibration: {point['calibration']['method']}; thresholds: {point['slice']['goal']}",
+    ]

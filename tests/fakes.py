@@ -170,7 +170,9 @@ def fake_inputs(
     }
     write_json(folder / "operating_point.json", point | point_changes)
     fake_safety(folder / "safety", exports, fake_policy(folder / "operating_point.json", **(policy or {})))
-    metrics = {"part": "oof", "slice": {"roc_auc": {"value": 0.8, "ci95": [0.7, 0.9]}}, "group_by": "patient", "target": TARGET}
+    level = {"roc_auc": {"value": 0.8, "ci95": [0.7, 0.9]}}
+    metrics = {"part": "oof", "slice": level, "patient": level, "group_by": "patient", "target": TARGET, "interval": "95 %"}
+    metrics |= {"n_slices": 20, "n_patients": 4, "n_positive_patients": 2}
     write_json(folder / "evaluate.json", metrics)
     some = {"value": 0.01, "ci95": [0.0, 0.03]}
     safety = {"false_rejects": {"all": some, "stroke": some}, "outliers": {"noise": {"n": 5, "rejected": some}}}

@@ -32,7 +32,7 @@ from strokect.dicom import apply_window
 from strokect.errors import ImageError
 from strokect.files import sha256_bytes
 from strokect.images import GREY_TOLERANCE
-from strokect.model_card import INTENDED_USE, OUT_OF_SCOPE
+from strokect.intended_use import INTENDED_USE, OUT_OF_SCOPE
 from strokect.policy import REFER_REASONS, REJECT_REASONS
 from strokect.slices import decode, is_dicom
 
