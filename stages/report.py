@@ -1,0 +1,45 @@
+"""report: metrics, audit, plots and params of this run → reports/report.html, one page that needs no network."""
+
+from pathlib import Path
+
+import yaml
+
+from strokect.checklists import CHECKLISTS, fill
+from strokect.errors import run_stage
+from strokect.files import read_json, write_text
+from strokect.manifest import PREPARED
+from strokect.report_facts import opened, report_facts, revision
+from strokect.report_page import render_report
+from strokect.report_sections import sections
+from strokect.shipping import shipped_folders
+from strokect.sidecar import read_sidecar
+
+REPORT = Path("reports/report.html")
+OPENINGS = Path("metrics/test_openings.csv")
+
+
+def main() -> None:
+    """Write reports/report.html."""
+    params_text = Path("params.yaml").read_text(encoding="utf-8")
+    metrics, point = read_json("metrics/evaluate.json"), read_json("models/operating_point.json")
+    cohort, safety = read_json(PREPARED / "cohort.json"), read_json("metrics/safety.json")
+    facts = report_facts(
+        metrics=metrics,
+        safety=safety,
+        audit=read_json("metrics/audit.json"),
+        split=read_json("metrics/split.json"),
+        point=point,
+        sidecar=read_sidecar(shipped_folders(point)[0]),
+        cohort=cohort,
+        params=yaml.safe_load(params_text),
+        openings=opened(OPENINGS, cohort["data_sha256"], cohort["synthetic"]),
+        commit=revision(Path()),
+    )
+    extras = sections(metrics, safety)
+    checklists = {name: fill(items, facts) for name, items in CHECKLISTS.items()}
+    write_text(REPORT, render_report(facts, Path("reports/plots"), extras, checklists, params_text))
+    print(f"{REPORT}: {REPORT.stat().st_size / 1e6:.1f} MB; open it in a browser, it needs no network")
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,147 @@
+"""What the report, and the checklists in it, say: facts taken from metrics, params and sidecars; nothing is computed anew."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from strokect.files import read_json
+from strokect.intended_use import INTENDED_USE, OUT_OF_SCOPE
+from strokect.reporting import FIGURES, figure_text
+
+NAMES = {
+    "roc_auc": "ROC AUC",
+    "average_precision": "average precision",
+    "accuracy": "accuracy",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "f2": "F2",
+    "ece": "expected calibration error",
+    "brier": "Brier score",
+    "log_loss": "log loss",
+}
+CARDS = (("patient", "roc_auc"), ("slice", "roc_auc"), ("patient", "sensitivity"), ("patient", "specificity"))
+PART_WORDS = {"test": "Test part", "oof": "Out-of-fold"}
+
+
+def revision(root: Path) -> tuple[str, bool]:
+    """The commit that is checked out, and whether tracked files differ from it; ("unknown", False) without git."""
+
+    def git(*arguments: str) -> str | None:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    try:
+        commit, changed = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
+    except FileNotFoundError:
+        return "unknown", False
+    return commit or "unknown", bool(changed)
+
+
+def opened(path: Path, data_sha256: str, synthetic: bool) -> str:
+    """How often the test part of this data was opened, in words."""
+    if synthetic:
+        return "as often as anybody liked: the data are synthetic"
+    lines = pd.read_csv(path, dtype=str) if path.is_file() else pd.DataFrame({"data_sha256": []})
+    own = int((lines["data_sha256"] == data_sha256).sum())
+    times = {0: "not once", 1: "once"}.get(own, f"{own} times, each with another model")
+    return f"{times} (metrics/test_openings.csv)"
+
+
+def report_facts(
+    *,
+    metrics: dict[str, Any],
+    safety: dict[str, Any],
+    audit: dict[str, Any],
+    split: dict[str, Any],
+    point: dict[str, Any],
+    sidecar: dict[str, Any],
+    cohort: dict[str, Any],
+    params: dict[str, Any],
+    openings: str,
+    commit: tuple[str, bool],
+) -> dict[str, Any]:
+    """The facts by name, from the content of metrics/{evaluate,safety,audit,split}.json, models/operating_point.json, a model's
+    sidecar, data/prepared/cohort.json and params.yaml.
+    """
+    severities = [finding["severity"] for finding in audit["findings"]]
+    return {
+        **{key: metrics[key] for key in ("target", "n_slices", "n_patients", "n_positive_patients", "group_by", "device", "interval")},
+        **{key: metrics[key] for key in ("source", "labels", "data_sha256", "backbone", "notes")},
+        "label_unit": cohort["label_unit"],
+        "synthetic": cohort["synthetic"],
+        "left_out": len(cohort["left_out"]),
+        "unreadable": len(cohort["unreadable"]),
+        "cohort_words": cohort_words(cohort),
+        "windows": _windows(params),
+        "part_words": PART_WORDS[metrics["part"]],
+        "figures": [_row(metrics, name) for name in FIGURES if name in metrics["slice"]],
+        "cards": [_card(metrics, level, name) for level, name in CARDS],
+        "parts": split["parts"],
+        "control": control_words(split),
+        "audit": audit,
+        "audit_errors": severities.count("error"),
+        "audit_warnings": severities.count("warning"),
+        "audit_allowed": ", ".join(metrics["audit_allowed"]),
+        "intended_use": INTENDED_USE,
+        "out_of_scope": OUT_OF_SCOPE,
+        "calibration": point["calibration"]["method"],
+        "slice_threshold": point["slice"]["threshold"],
+        "patient_threshold": point["patient"]["threshold"],
+        "views": ", ".join(point["views"]),
+        "folds": len(point["folds"]),
+        "versions": sidecar["versions"],
+        "pointing": _pointing(safety),
+        "params": params,
+        "openings": openings,
+        "commit": commit[0],
+        "dirty": commit[1],
+    }
+
+
+def cohort_words(cohort: dict[str, Any]) -> str:
+    """The cohort in a sentence or two."""
+    text = (
+        f"{cohort['n_slices']} slices of {cohort['n_patients']} patients were used: {cohort['n_positive_slices']} positive slices, "
+        f"{cohort['n_positive_patients']} patients with at least one. Left out on purpose: {len(cohort['left_out'])} files; "
+        f"unreadable: {len(cohort['unreadable'])}."
+    )
+    if not cohort.get("patient_level_verifiable", True):
+        text += " The data name no patients: clusters of near-duplicates stand in for them, and patient level is not verifiable."
+    return text
+
+
+def control_words(split: dict[str, Any]) -> str:
+    """What the shuffle control found, in a sentence."""
+    control = split["control"]
+    low, high = control["auc_ci95"]
+    verdict = "no sign of a leak" if control["passed"] else "THE SPLIT LEAKS"
+    return (
+        f"Shuffle control: labels permuted between patients are predicted across this split with an AUC of "
+        f"{control['auc_mean']:.3f} [{low:.3f}, {high:.3f}] over {control['permutations']} permutations "
+        f"(one-sided p = {control['p']:.2g}): {verdict}."
+    )
+
+
+def _row(metrics: dict[str, Any], name: str) -> dict[str, Any]:
+    return {"name": NAMES[name], "slice": metrics["slice"][name], "patient": metrics["patient"][name]}
+
+
+def _card(metrics: dict[str, Any], level: str, name: str) -> dict[str, str]:
+    value, _, interval = figure_text(metrics[level][name]).partition(" [")
+    return {"name": f"{NAMES[name]}, {level}s", "value": value, "interval": f"[{interval}" if interval else ""}
+
+
+def _windows(params: dict[str, Any]) -> str:
+    windows = params["data"].get("windows")
+    if not windows:
+        return "the brain window, level 40 HU, width 120 HU"
+    return ", ".join(f"the window of level {level:g} HU, width {width:g} HU" for level, width in windows)
+
+
+def _pointing(safety: dict[str, Any]) -> str:
+    game = safety.get("activation_map")
+    if not game:
+        return " Whether they point at the lesion is not known on this data."
+    return f" Their maximum lies in the lesion on {figure_text(game['hit'])} of {game['n']} slices (chance {game['chance']:.3f})."
