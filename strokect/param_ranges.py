@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from strokect.errors import ParamsError
 from strokect.operating_point import parse_goal
+from strokect.reader_params import reader_rules
 from strokect.run_params import run_rules
 
 if TYPE_CHECKING:
@@ -19,11 +20,7 @@ def check_ranges(params: Params, file: str) -> None:
     p = params
     rules = [
         (not (p.evaluate.open_test is True and p.split.test_fraction == 0), "evaluate.open_test", "false without a test part"),
-        (
-            not set(p.data.folder.positive) & set(p.data.folder.negative),
-            "data.folder.positive",
-            "apart from data.folder.negative",
-        ),
+        *reader_rules(p.data),
         (
             48 <= p.data.image_size <= 1024,
             "data.image_size",

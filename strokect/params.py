@@ -11,6 +11,7 @@ import yaml
 
 from strokect.errors import ParamsError
 from strokect.param_ranges import check_ranges
+from strokect.reader_params import DicomParams, FolderParams, ManifestParams, NiftiParams, PhantomParams
 from strokect.run_params import SearchParams, TrackingParams
 from strokect.strict import build
 
@@ -18,36 +19,19 @@ Views = Literal["identity", "mirror", "shift_left", "shift_right"]
 
 
 @dataclass(frozen=True)
-class PhantomParams:
-    """The synthetic cohort (`data.source: phantom`)."""
-
-    patients: int
-    slices: int
-    seed: int
-
-
-@dataclass(frozen=True)
-class FolderParams:
-    """How to read `data/raw/folder/<class>/…` (`data.source: folder`)."""
-
-    positive: tuple[str, ...]  # class folders that count as positive
-    negative: tuple[str, ...]
-    patient_regex: str  # matched against the path inside the class folder; its group `patient` is the patient id
-    label_unit: Literal["slice", "patient"]
-    target: str  # what a positive means, in words
-
-
-@dataclass(frozen=True)
 class DataParams:
     """What is learned from."""
 
-    source: Literal["phantom", "kaggle_ct_ich", "folder"]
+    source: str  # one of strokect.readers.READERS
     labels: Literal["slice", "folder", "shuffled"]
     shuffle_seed: int
     image_size: int
     max_unreadable: int
     phantom: PhantomParams
     folder: FolderParams
+    manifest: ManifestParams
+    dicom: DicomParams
+    nifti: NiftiParams
 
 
 @dataclass(frozen=True)
