@@ -33,7 +33,7 @@ def prepare(params: DataParams, raw_root: Path, target: Path) -> dict[str, Any]:
         images = np.lib.format.open_memmap(folder / "all.npy", mode="w+", dtype=np.uint8, shape=(len(source.rows), 1, size, size))
         kept: list[dict[str, Any]] = []
         masks: list[NDArray[np.uint8]] = []
-        unreadable: list[dict[str, str]] = []
+        unreadable = [{"file": file, "reason": reason} for file, reason in source.unreadable]
         for row, pixels in _decode(source):
             if isinstance(pixels, ImageError):
                 unreadable.append({"file": row.file, "reason": str(pixels)})
@@ -43,7 +43,7 @@ def prepare(params: DataParams, raw_root: Path, target: Path) -> dict[str, Any]:
             if pixels.mask is not None:
                 masks.append(pixels.mask)
         if len(unreadable) > params.max_unreadable:
-            raise DataError(_unreadable_message(unreadable, params, raw_root))
+            raise DataError(_unreadable_message(unreadable, params, raw_root, source.look_up))
         if not kept:
             raise DataError(f"{raw_root}: no slice could be read")
         images.flush()
@@ -72,10 +72,12 @@ def _decode(source: Source) -> Iterator[tuple[Row, Pixels | ImageError]]:
         yield from tqdm(pool.map(read, source.rows), total=len(source.rows), desc="prepare", unit="slice", mininterval=1)
 
 
-def _unreadable_message(unreadable: list[dict[str, str]], params: DataParams, root: Path) -> str:
+def _unreadable_message(unreadable: list[dict[str, str]], params: DataParams, root: Path, look_up: str) -> str:
     listed = "\n".join(f"  {root / item['file']}: {item['reason']}" for item in unreadable[:MAX_LISTED])
     if len(unreadable) > MAX_LISTED:
         listed += f"\n  … and {len(unreadable) - MAX_LISTED} more"
+    if look_up:
+        listed += f"\nThese names are pseudonyms; `{look_up} <name without {root}/>` says which file one is"
     return (
         f"{len(unreadable)} file(s) cannot be used and data.max_unreadable is {params.max_unreadable}:\n{listed}\n"
         "Mend or remove them, or raise data.max_unreadable in params.yaml: they are then left out and listed"

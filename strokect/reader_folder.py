@@ -1,11 +1,10 @@
 """`<class>/…` folders of PNG, JPEG or DICOM slices; the patient id comes from `data.folder.patient_regex`."""
 
-import re
 from pathlib import Path
 
 from strokect.errors import DataError
 from strokect.params import DataParams
-from strokect.sources import Row, Source, file_readers, files_below, is_no_picture, natural
+from strokect.sources import Row, Source, file_readers, files_below, is_no_picture, natural, patient_pattern
 
 
 def read(params: DataParams, root: Path) -> Source:
@@ -30,17 +29,6 @@ def read(params: DataParams, root: Path) -> Source:
         order[patient] = order.get(patient, -1) + 1
         rows.append(Row(file, patient, order[patient], label))
     return Source(rows, *file_readers(params, lambda row: root / row.file), p.target, p.label_unit, left_out)
-
-
-def patient_pattern(regex: str, key: str) -> re.Pattern[str]:
-    """The compiled `regex` of the param `key`. Raises DataError unless it is one and names a group `patient`."""
-    try:
-        pattern = re.compile(regex)
-    except re.error as error:
-        raise DataError(f"params.yaml: {key} is not a regular expression ({error})") from None
-    if "patient" not in pattern.groupindex:
-        raise DataError(f"params.yaml: {key} has no group named patient, e.g. ^(?P<patient>[^/_]+)")
-    return pattern
 
 
 def _check_folders(root: Path, positive: tuple[str, ...], negative: tuple[str, ...]) -> None:

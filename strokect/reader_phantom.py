@@ -1,4 +1,4 @@
-"""The synthetic cohort (`strokect.phantom`). `labels: folder` calls every slice of a positive patient positive, as folder copies do."""
+"""The synthetic cohort. `labels: folder` calls every slice of a positive patient positive, as folder copies do."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,7 @@
 """The registry of readers: what `data.source` may be.
 
-The reader NAME is the module strokect/reader_NAME.py with `read(params, root) -> Source` (`strokect.sources`); it is imported only
-when its data is read, so that no run needs the packages of another reader. A new one: docs/data/README.md.
+The reader NAME is the module strokect/reader_NAME.py with `read(params, root) -> Source` (`strokect.sources`); it is imported
+only when its data is read, so that no run needs the packages of another reader. A new one: docs/data/README.md.
 """
 
 READERS: dict[str, str] = {  # name → what it reads, for people

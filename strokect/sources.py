@@ -26,6 +26,7 @@ from strokect.slices import Picture, decode, load_slice
 # What lies beside pictures and is none. Everything else is opened, whatever its name: PACS exports often have no suffix.
 NO_PICTURES = (".txt", ".csv", ".json", ".xml", ".html", ".md", ".pdf", ".ini", ".db")
 NO_PICTURE_NAMES = ("DICOMDIR",)
+UNFIT = re.compile(r"[\ud800-\udfff\n\r]")  # in a file name: what stands for bytes that are no UTF-8, and line breaks
 
 
 @dataclass(frozen=True)
@@ -128,16 +129,23 @@ def file_readers(params: DataParams, path_of: Callable[[Row], Path]) -> tuple[Ca
 def files_below(root: Path, folder: str = "") -> tuple[list[str], list[tuple[str, str]]]:
     """Every file at any depth of `root`/`folder` that may be a picture, and (file, reason) of the rest.
 
-    Both hold posix paths below `root`, in natural order. Links to folders are not followed: they may lead in a circle, or to a copy.
+    Both hold posix paths below `root`, in natural order. Links to folders are not followed: they may lead in a circle or to a
+    copy. Raises DataError for a folder that cannot be read and for a name that no table can hold.
     """
     found, left_out = [], []
-    for at, folders, names in os.walk(root / folder):
-        for name in [name for name in folders if (Path(at) / name).is_symlink()]:
-            left_out.append((_relative(Path(at) / name, root), "a link to a folder: not followed"))
-        for name in names:
-            path = Path(at) / name
-            file = _relative(path, root)
-            if is_no_picture(path):
+
+    def stop(error: OSError) -> None:
+        raise DataError(f"{root}: a folder below it cannot be read ({type(error).__name__}): chmod -R u+rX {root}")
+
+    for at, folders, names in os.walk(root / folder, onerror=stop):
+        for path in (Path(at) / name for name in (*folders, *names)):
+            file = path.relative_to(root).as_posix()
+            if path.is_dir():
+                if path.is_symlink():
+                    left_out.append((file, "a link to a folder: not followed"))
+            elif UNFIT.search(file):
+                raise DataError(f"{root}: a file name is not UTF-8 text; `LC_ALL=C.UTF-8 find {root} | grep -axv '.*'` shows it")
+            elif is_no_picture(path):
                 left_out.append((file, "not a picture by its name"))
             elif path.is_file():
                 found.append(file)
@@ -151,16 +159,17 @@ def is_no_picture(path: Path) -> bool:
     return path.name.startswith(".") or path.name in NO_PICTURE_NAMES or path.suffix.lower() in NO_PICTURES
 
 
+def patient_pattern(regex: str, key: str) -> re.Pattern[str]:
+    """The compiled `regex` of the param `key`. Raises DataError unless it is one and names a group `patient`."""
+    try:
+        pattern = re.compile(regex)
+    except re.error as error:
+        raise DataError(f"params.yaml: {key} is not a regular expression ({error})") from None
+    if "patient" not in pattern.groupindex:
+        raise DataError(f"params.yaml: {key} has no group named patient, e.g. ^(?P<patient>[^/_]+)")
+    return pattern
+
+
 def natural(text: str) -> list[tuple[int, int, str]]:
     """Sort key that puts `slice 10` after `slice 9`."""
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", text)]
-
-
-def _relative(path: Path, root: Path) -> str:
-    file = path.relative_to(root).as_posix()
-    try:
-        file.encode()
-    except UnicodeEncodeError:
-        shown = file.encode(errors="replace").decode()
-        raise DataError(f"{root}: the file name {shown!r} is not UTF-8, so no table can hold it; rename it") from None
-    return file
