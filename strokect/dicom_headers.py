@@ -61,7 +61,10 @@ def read_header(path: Path, file: str) -> Header:
         with path.open("rb") as stream:
             if stream.read(132)[128:] != b"DICM":
                 raise ImageError("not_dicom", "no DICOM file by its content")
-            dataset, sop_class = _elements(stream)
+            dataset, sop_class, complete = _elements(stream)
+        no_slice = _why_no_slice(dataset, sop_class, slice_normal(dataset))
+        if not (complete or no_slice):
+            raise ImageError("unreadable_dicom", "the DICOM file ends within its header")
         corner, normal = element_numbers(dataset, "ImagePositionPatient", 3), slice_normal(dataset)
         placed = corner is not None and normal is not None
         return Header(
@@ -75,7 +78,7 @@ def read_header(path: Path, file: str) -> Header:
             normal=normal if placed else None,
             age_years=_age(element_text(dataset, "PatientAge")),
             gender=GENDERS.get(element_text(dataset, "PatientSex")),
-            no_slice=_why_no_slice(dataset, sop_class, normal),
+            no_slice=no_slice,
         )
     except ImageError:
         raise
@@ -85,8 +88,8 @@ def read_header(path: Path, file: str) -> Header:
         raise ImageError("unreadable_dicom", "not a readable DICOM file (damaged, truncated or malformed)") from None
 
 
-def _elements(stream: BinaryIO) -> tuple[Dataset, str]:
-    """The elements of TAGS and the SOP class, from the stream behind its mark."""
+def _elements(stream: BinaryIO) -> tuple[Dataset, str, bool]:
+    """The elements of TAGS, the SOP class, and whether the file goes on behind them; from the stream behind its mark."""
     wanted: list[BaseTag | int] = [Tag("TransferSyntaxUID"), Tag("MediaStorageSOPClassUID")]
     meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag.group != 2, specific_tags=wanted)
     syntax = element_text(meta, "TransferSyntaxUID")
@@ -94,23 +97,26 @@ def _elements(stream: BinaryIO) -> tuple[Dataset, str]:
         raise ImageError("unsupported_transfer_syntax", "stored in an unknown transfer syntax, or in none that the file names")
     if syntax == DEFLATED:
         stream = io.BytesIO(zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream.read(HEADER_BYTES), HEADER_BYTES))
-    dataset = read_dataset(
-        stream,
-        syntax == IMPLICIT_LITTLE,
-        syntax != BIG_ENDIAN,
-        stop_when=lambda tag, vr, length: tag > LAST,
-        specific_tags=[Tag(name) for name in TAGS],
-    )
-    return dataset, element_text(dataset, "SOPClassUID") or element_text(meta, "MediaStorageSOPClassUID")
+    behind: list[int] = []
+
+    def stop(tag: BaseTag, vr: str | None, length: int) -> bool:
+        behind.extend([tag] if tag > LAST else [])
+        return tag > LAST
+
+    tags: list[BaseTag | int] = [Tag(name) for name in TAGS]
+    dataset = read_dataset(stream, syntax == IMPLICIT_LITTLE, syntax != BIG_ENDIAN, stop_when=stop, specific_tags=tags)
+    sop_class = element_text(dataset, "SOPClassUID") or element_text(meta, "MediaStorageSOPClassUID")
+    return dataset, sop_class, bool(behind)
 
 
 def _why_no_slice(dataset: Dataset, sop_class: str, normal: NDArray[np.float64] | None) -> str:
     modality = element_text(dataset, "Modality")
     kinds = [kind.strip() for kind in element_text(dataset, "ImageType").split("\\")]
     frames = element_text(dataset, "NumberOfFrames") or "1"
+    if not modality and sop_class != DIRECTORY:
+        raise ImageError("unreadable_dicom", "the DICOM header names no modality (damaged or truncated)")
     reasons = [
         (sop_class == DIRECTORY, "a DICOMDIR: a table of contents"),
-        (not modality, "the file names no modality"),
         (modality == "MR", "MR, not CT"),
         (modality != "CT", "neither CT nor MR"),
         (frames != "1", "a multi-frame object"),

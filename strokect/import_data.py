@@ -44,7 +44,7 @@ def import_data(source: str, given: Path, root: Path = Path("data/raw")) -> Path
 
 
 def _check_links(given: Path) -> None:
-    """Raise DataError for links in a circle, and to folders that would be copied a second time. Names may be patients': none is said."""
+    """Raise DataError for links in a circle, and to folders that would be copied twice. Names may be patients': none is said."""
     inside = given.resolve()
     for at, folders, _ in os.walk(given):
         for path in (Path(at) / name for name in folders):

@@ -84,9 +84,8 @@ def _read(params: DataParams, root: Path) -> tuple[Source, dict[str, str]]:
         (f"{p.table}, row {label.line}", "a label without a slice") for key, label in labels.items() if key not in used
     ]
     if export.headers and not series:
-        raise DataError(
-            f"{root / p.table}: no value of {p.key_column} fits any of {len(export.headers)} CT slices; data.dicom.key?"
-        )
+        fault = f"none of its {len(labels)} keys fits any of {len(export.headers)} CT slices"
+        raise DataError(f"{root / p.table}: {fault}; data.dicom.key says that {p.key_column} holds the {p.key}")
     rows = _rows(p, export, series)
     readers = file_readers(params, lambda row: root / export.paths[row.file])
     left_out, unreadable = sorted(export.left_out), sorted(export.unreadable)

@@ -44,7 +44,7 @@ def read_table(path: Path, required: tuple[str, ...], optional: tuple[str, ...] 
                 raise DataError(f"{path}, row {reader.line_num}: expected {len(names)} fields")
             rows.append((reader.line_num, {column: row[column].strip() for column in columns}))
     except csv.Error as error:
-        raise DataError(f"{path}, row {reader.line_num}: not readable as CSV ({error})") from None
+        raise DataError(f"{path}, row {reader.reader.line_num}: not readable as CSV ({error})") from None
     return rows
 
 
