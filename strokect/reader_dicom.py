@@ -10,6 +10,7 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from posixpath import normpath
 from typing import Any
 
 from strokect.dicom_headers import Header, read_header
@@ -83,27 +84,35 @@ def _read(params: DataParams, root: Path) -> tuple[Source, dict[str, str]]:
     export.left_out += [
         (f"{p.table}, row {label.line}", "a label without a slice") for key, label in labels.items() if key not in used
     ]
-    if export.headers and not series:
+    if export.headers and not used & labels.keys():
         fault = f"none of its {len(labels)} keys fits any of {len(export.headers)} CT slices"
         raise DataError(f"{root / p.table}: {fault}; data.dicom.key says that {p.key_column} holds the {p.key}")
     rows = _rows(p, export, series)
-    readers = file_readers(params, lambda row: root / export.paths[row.file])
+
+    def path(row: Row) -> Path:
+        return root / export.paths[row.file]
+
     left_out, unreadable = sorted(export.left_out), sorted(export.unreadable)
-    source = Source(rows, *readers, p.target, UNITS[p.key], left_out, unreadable, look_up=LOOK_UP)
+    readers = file_readers(params, path)
+    source = Source(rows, *readers, p.target, UNITS[p.key], left_out, unreadable, path=path, look_up=LOOK_UP)
     return source, export.paths
 
 
 def _read_labels(p: DicomParams, path: Path) -> dict[str, _Label]:
     """Key → label. Messages name rows, never values."""
     lines = read_table(path, (p.key_column, p.label_column), OPTIONAL)
+    if p.key == "file":
+        lines = [(line, {**row, p.key_column: _posix(row[p.key_column])}) for line, row in lines]
     labels = {}
     for key, (line, row) in by_key(lines, p.key_column, path).items():
         where = f"{path}, row {line}"
         label = label_of(row[p.label_column], p.positive, p.negative, f"{where}: {p.label_column}")
-        if p.key == "file":
-            key = key.replace("\\", "/").removeprefix("./")
         labels[key] = _Label(line, label, row.get("patient_id", ""), extra_columns(row, where))
     return labels
+
+
+def _posix(path: str) -> str:
+    return normpath(path.replace("\\", "/")) if path else ""
 
 
 def _index(root: Path, pseudonym: Pseudonyms) -> _Export:

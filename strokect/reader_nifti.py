@@ -63,7 +63,8 @@ def read(params: DataParams, root: Path) -> Source:
             found.append((patient, file, volume, labels, extra_columns(row, where)))
     rows, places = _rows(found)
     unit = "slice" if p.labels == "masks" else "series"
-    return Source(rows, *_readers(params, places), p.target, unit, left_out, unreadable)
+    readers = _readers(params, places)
+    return Source(rows, *readers, p.target, unit, left_out, unreadable, path=lambda row: places[row.file][0].path)
 
 
 def _pair(p: NiftiParams, files: list[str]) -> tuple[list[str], dict[str, str]]:

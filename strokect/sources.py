@@ -66,6 +66,7 @@ class Source:
     unreadable: list[tuple[str, str]] = field(default_factory=list)  # (file, reason): may be one; counts as data.max_unreadable
     patient_labels: dict[str, dict[str, int]] = field(default_factory=dict)  # patient → {who says it: 0 | 1}
     patient_ids: bool = True  # False: nothing tells whose a slice is, and each row's `patient` is its file
+    path: Callable[[Row], Path] | None = None  # the raw file that a row is read from, where it is not `file` below the root
     look_up: str = ""  # the command that says which path a `file` is, where it is a pseudonym
 
 

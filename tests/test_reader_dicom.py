@@ -104,7 +104,7 @@ def test_slices_are_ordered_by_where_they_lie(tmp_path: Path, export: Path) -> N
 
 
 def test_a_tilted_gantry_is_ordered_along_its_normal(tmp_path: Path) -> None:
-    """Tilted by 30° and drifting in their plane, slices can have falling z in the order of the body: only a projection is right."""
+    """Tilted by 30° and drifting in plane, slices can have falling z in the order of the body: only a projection is right."""
     root, tilt = tmp_path / "raw", math.radians(30)
     row_, column = [1, 0, 0], [0, math.cos(tilt), -math.sin(tilt)]
     normal = np.cross(row_, column)
@@ -253,6 +253,7 @@ def test_what_table_and_files_know_of_a_patient_reaches_the_manifest(tmp_path: P
         ("key,label", "1.2.840.99.1.1", r"labels\.csv, row 3: expected 2 fields"),
         ("key,diagnosis", "1.2.840.99.1.1,1", r"labels\.csv: column label is missing"),
         ("key;label", "1.2.840.99.1.1;1", r"labels\.csv: column key, label is missing; columns must be separated by commas"),
+        ("key,label", " 1.2.840.99.1.0 ,0", r"labels\.csv, row 3: the key of row 2 once more"),
         ("key,label,age", "1.2.840.99.1.1,1,4711", r"labels\.csv, row 3: age must be"),
     ],
 )
