@@ -43,10 +43,11 @@ def _checked_path(root: Path, given: str, where: str) -> str:
         raise DataError(f"{where}: path is empty")
     file = os.path.normpath(given.replace("\\", "/"))
     path = root / file
-    if "\0" in file or file.startswith(("..", "/")) or not path.resolve().is_relative_to(root.resolve()):
-        raise DataError(f"{where}: path {given!r} leads outside {root}; paths are relative to it")
-    if not path.is_file():
+    outside = file == ".." or file.startswith(("../", "/"))
+    if not outside and not path.is_file():  # before `resolve`, which raises for a link to itself
         raise DataError(f"{where}: {path} is no file (names are compared letter by letter, accents included)")
+    if outside or not path.resolve().is_relative_to(root.resolve()):
+        raise DataError(f"{where}: path {given!r} leads outside {root}; paths are relative to it")
     return file
 
 

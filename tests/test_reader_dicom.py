@@ -375,7 +375,9 @@ def test_whoever_has_key_and_export_can_look_a_file_up(
 ) -> None:
     params = tiny_params()
     params["data"]["source"] = "dicom"
-    row = next(row for row in read_source(params_of(tmp_path), export).rows if row.label)
+    source = read_source(params_of(tmp_path), export)
+    row = next(row for row in source.rows if row.label)
+    assert source.path is not None and source.path(row) == export / "Jane Größe 4711/19990131 CT/S 1/z 1"
     with workspace(tmp_path, params):
         monkeypatch.setattr("sys.argv", ["reader_dicom", row.file])
         reader_dicom.main()

@@ -207,6 +207,8 @@ def test_manifest_without_slices_orders_by_name(tmp_path: Path) -> None:
         ("out/secret.png,1,P3,0,,,,,", "row 3: path .* leads outside"),
         ("B.png,1,P3,0,,,,,", r"row 3: .*B\.png is no file"),
         ("a,1,P3,0,,,,,", "row 3: .* is no file"),
+        ("self.png,1,P3,0,,,,,", "row 3: .* is no file"),
+        ("a\0.png,1,P3,0,,,,,", "row 3: "),
         (",1,P3,0,,,,,", "row 3: path is empty"),
         ("b.png,1,,0,,,,,", "row 3: patient_id is empty"),
         ("b.png,1,P3,-1,,,,,", "row 3: slice must be a whole number"),
@@ -223,6 +225,7 @@ def test_a_bad_row_is_named(tmp_path: Path, row: str, message: str) -> None:
     root = write_manifest(tmp_path / "raw", rows=["a/2.png,0,P2,0,,,,,", row])
     picture(tmp_path / "secret.png")
     (root / "out").symlink_to(tmp_path)
+    (root / "self.png").symlink_to("self.png")
     with pytest.raises(DataError, match=rf"manifest\.csv, {message}"):
         read_source(params_of(tmp_path, "manifest"), root)
 
