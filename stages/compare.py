@@ -64,7 +64,7 @@ def table(result: dict[str, Any]) -> str:
     lines += [
         "",
         f"by {level} {name.replace('_', ' ')}, the figure that this project chooses models by: {result['verdict']}",
-        f"{result['n_slices']} slices of {result['n_patients']} patients ({result['n_positive_patients']} positive), out-of-fold;",
+        f"out-of-fold: {result['n_slices']} slices of {result['n_patients']} patients ({result['n_positive_patients']} positive)",
         f"{result['interval']}. {result['compared']} figures were looked at: at 95 %, one in twenty of them differs by chance.",
     ]
     return "\n".join(lines)

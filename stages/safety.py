@@ -25,6 +25,7 @@ from strokect.pixel_checks import measure
 from strokect.pointing_game import play_out_of_fold
 from strokect.policy import Policy
 from strokect.safety_report import safety_metrics, summary_table
+from strokect.selective import choose_measure, compare_measures
 from strokect.shipping import shipped_folders
 from strokect.slices import Picture
 from strokect.sources import is_no_picture, raw_pictures
@@ -70,6 +71,7 @@ def make_policy(
     """The policy that ships, fitted on all development slices."""
     limits = safety_fit.fit_gate(scored, p.max_false_reject)
     rejected = limits.rejects(scored)
+    refer = safety_fit.ReferGoal(p.refer_rate, p.refer_error_rate)
     uncertainty = safety_fit.uncertainties(scored, threshold)[measure_name]
     policy = Policy(
         models=tuple(hashes),
@@ -80,7 +82,7 @@ def make_policy(
         gate=gate,
         gate_threshold=limits.gate_threshold,
         measure=measure_name,
-        refer_above=safety_fit.refer_limit(uncertainty, rejected, p.refer_rate),
+        refer_above=safety_fit.refer_limit(uncertainty, scored.wrong, rejected, refer),
         samples=p.mc_samples,
         series_share=safety_fit.series_share(rejected, scored.patients, p.max_false_reject),
         operating_point_sha256=sha256_file(POINT),
@@ -116,13 +118,14 @@ def main() -> None:
         labels=oof["label"].to_numpy(np.int64),
         patients=oof["patient"].to_numpy(np.str_),
     )
-    comparison = safety_fit.compare_measures(scored, threshold, resamples=p.resamples, seed=p.seed)
+    measures = safety_fit.uncertainties(scored, threshold)
+    comparison = compare_measures(measures, scored.wrong, scored.patients, resamples=p.resamples, seed=p.seed)
     with atomic_folder(SAFETY) as folder:
         (folder / "gates").mkdir()
         for name, fitted in shipped_gates(folders, gates, gate, prepared, split).items():
             save_gate(folder / "gates" / f"{name}.npz", fitted)
         hashes = {name: model_hashes(path, folder / "gates" / f"{name}.npz") for name, path in folders.items()}
-        policy = make_policy(scored, texture, gate, safety_fit.choose_measure(comparison), threshold, hashes, p)
+        policy = make_policy(scored, texture, gate, choose_measure(comparison), threshold, hashes, p)
         write_json(folder / "policy.json", policy.to_json())
 
     judge = load_judge(folders, point["views"], calibrator, SAFETY, POINT)

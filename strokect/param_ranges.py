@@ -6,9 +6,9 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from strokect.errors import ParamsError
-from strokect.operating_point import parse_goal
 from strokect.reader_params import reader_rules
 from strokect.run_params import run_rules
+from strokect.thresholds import parse_goal
 
 if TYPE_CHECKING:
     from strokect.params import Params
@@ -75,6 +75,8 @@ def check_ranges(params: Params, file: str) -> None:
         (p.tune_threshold.resamples >= 100, "tune_threshold.resamples", "100 or more"),
         (0 < p.safety.max_false_reject <= 0.2, "safety.max_false_reject", "above 0 and at most 0.2"),
         (0 <= p.safety.refer_rate <= 0.9, "safety.refer_rate", "between 0 and 0.9"),
+        (0 <= p.safety.refer_error_rate < 1, "safety.refer_error_rate", "at least 0 (0: refer_rate decides) and below 1"),
+        (all(0 < share < 1 for share in p.evaluate.prevalence), "evaluate.prevalence", "a list of shares between 0 and 1"),
         (2 <= p.safety.mc_samples <= 200, "safety.mc_samples", "between 2 and 200"),
         (p.safety.outliers_per_category >= 1, "safety.outliers_per_category", "1 or more"),
         (p.safety.proxies_per_kind >= 1, "safety.proxies_per_kind", "1 or more"),

@@ -139,7 +139,7 @@ class ExportParams:
 class TuneThresholdParams:
     """Calibration and operating point, both from out-of-fold predictions."""
 
-    goal: str  # f2 | sensitivity >= x
+    goal: str  # see strokect.thresholds.ALLOWED
     patient_rule: Literal["mean_top_k", "sequence"]
     patient_top_k: int
     calibration: Literal["auto", "none", "temperature", "affine", "isotonic"]
@@ -153,6 +153,7 @@ class SafetyParams:
 
     max_false_reject: float  # share of development slices that all layers of the gate together may reject
     refer_rate: float  # share of the accepted development slices that is referred
+    refer_error_rate: float  # above 0 it takes the place of refer_rate: error rate that the answered ones may have
     mc_samples: int  # Monte Carlo dropout samples
     outliers: Literal["built_in", "outliers"]  # folder below data/raw with further pictures that must be rejected
     outliers_per_category: int
@@ -166,6 +167,7 @@ class EvaluateParams:
     """What is reported."""
 
     open_test: Literal[True, False, "synthetic"]  # synthetic: only where the cohort is, so nothing real is opened by accident
+    prevalence: tuple[float, ...]  # shares of positives that PPV and NPV are given for
     resamples: int
     seed: int
 

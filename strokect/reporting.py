@@ -1,5 +1,6 @@
 """The form of metrics/oof.json and metrics/evaluate.json, and the sentences that must stand beside the numbers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from strokect.operating_point import patient_labels
 from strokect.statistics import summarise
 
 Floats = NDArray[np.float64]
-FIGURES = ("roc_auc", "average_precision", "accuracy", "sensitivity", "specificity", "f2", "ece", "brier")
+FIGURES = ("roc_auc", "average_precision", "accuracy", "sensitivity", "specificity", "f2", "ece", "brier", "log_loss")
 
 
 @dataclass(frozen=True)
@@ -33,16 +34,17 @@ def report(
     cohort: dict[str, Any],
     sidecar: dict[str, Any],
     audit: dict[str, Any],
+    prevalence: Sequence[float],
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
     """Figures of slices (n,) and of whole patients, with what they are figures of."""
     names = np.unique(patients)
     truth = patient_labels(labels, patients)
-    bootstrap = {"resamples": resamples, "seed": seed}
 
     def level(judged: Judged, y: NDArray[np.int64], who: NDArray[np.str_]) -> dict[str, Any]:
-        return summarise(y, judged.probability, judged.ranking, judged.decision, who, threshold=judged.threshold, **bootstrap)
+        scores = judged.probability, judged.ranking, judged.decision
+        return summarise(y, *scores, who, threshold=judged.threshold, prevalence=prevalence, resamples=resamples, seed=seed)
 
     return {
         "part": part,
