@@ -16,7 +16,8 @@ CLASSES = ("negative", "positive")  # by label; of a patient: whether any slice 
 POSITIONS = ("lowest fifth", "second", "middle", "fourth", "highest fifth")  # of a patient's slices, in their order
 SAMPLES_PER_CELL = 2
 MAX_INTENSITY_SLICES = 1000  # per class; evenly taken from the whole cohort
-LEVELS = 64  # bins of a grey level histogram
+LEVELS = 60  # bins of a grey level histogram
+END_LEVELS = 8  # grey levels at each end of the window that count as clipped: air in a JPEG is 0 to 7
 HU_SOURCES = ("phantom", "dicom", "nifti")  # whose grey levels were made from HU by a window that is known
 BRAIN_WINDOW_HU = (40.0, 120.0)  # level and width, unless cohort.json names another
 
@@ -106,11 +107,11 @@ def hu_window(cohort: dict[str, Any]) -> tuple[float, float] | None:
 def intensity_table(
     images: NDArray[np.uint8], labels: NDArray[np.int64], window: tuple[float, float] | None
 ) -> tuple[pd.DataFrame, dict[str, tuple[float, float]]]:
-    """Histogram by class of the pixels strictly inside the window of images (N, C, S, S), first channel; shares at its ends.
+    """Histogram by class of the pixels inside the window of images (N, C, S, S), first channel; shares at its two ends.
 
-    Levels 0 and 255 hold what the window clipped (air, bone): they would dwarf the brain. `value` is in HU where `window` is given.
+    The ends hold what the window clipped (air, bone) and would dwarf the brain. `value` is in HU if `window` is given.
     """
-    edges = np.linspace(0.5, 254.5, LEVELS + 1)
+    edges = np.linspace(END_LEVELS, 256 - END_LEVELS, LEVELS + 1) - 0.5  # 4 levels a bin
     middle = (edges[:-1] + edges[1:]) / 2
     value = middle if window is None else window[0] - window[1] / 2 + middle * window[1] / 255
     table, clipped = pd.DataFrame({"value": value}), {}
@@ -120,10 +121,10 @@ def intensity_table(
         counts = np.zeros(256, np.int64)
         for row in rows:
             counts += np.bincount(images[row, 0].ravel(), minlength=256)
-        inside = np.histogram(np.arange(1, 255), edges, weights=counts[1:255])[0]
+        inside = counts[END_LEVELS:-END_LEVELS].reshape(LEVELS, -1).sum(axis=1)
         table[name] = inside / max(inside.sum(), 1)
         total = max(counts.sum(), 1)
-        clipped[name] = (float(counts[0] / total), float(counts[255] / total))
+        clipped[name] = (float(counts[:END_LEVELS].sum() / total), float(counts[-END_LEVELS:].sum() / total))
     return table, clipped
 
 

@@ -49,7 +49,7 @@ def _texts(seen: Exploration) -> dict[str, str]:
         "classes": f"{seen.classes['slices'].sum():,} slices of {seen.classes['patients'].sum():,} patients by class.",
         "slices_per_patient": "How many slices a patient has; patients with many slices weigh more in slice figures.",
         "positions": "Where the label follows the position in the head, it can be guessed without looking at the brain.",
-        "intensity": f"Pixels inside the window, each class adding up to 100 %. At the window's ends, not drawn: {ends}.",
+        "intensity": f"Pixels inside the window, each class adding up to 100 %. At the ends of the window, not drawn: {ends}.",
         "samples": "Random slices, each cell's from different patients, from the lowest fifth of a series to the highest.",
         "age": f"Median {ages.median():.0f} years, {known}." if len(ages) else "",
         "gender": f"Known for {(people['gender'] != '').sum()} of {len(people)} patients.",
@@ -73,10 +73,9 @@ def _tables(seen: Exploration) -> dict[str, dict[str, Any]]:
 
 
 def _table(frame: pd.DataFrame) -> dict[str, Any]:
-    rows = [
-        [str(name), *(f"{value:,.10g}" for value in values)] for name, values in zip(frame.index, frame.to_numpy(), strict=True)
-    ]
-    return {"head": ["", *map(str, frame.columns)], "rows": rows}
+    values = [[f"{value:,.10g}" for value in row] for row in frame.to_numpy()]
+    rows = [[str(name), *row] for name, row in zip(frame.index, values, strict=True)]
+    return {"head": ["", *(str(name).replace("_", " ") for name in frame.columns)], "rows": rows}
 
 
 PAGE = """<!doctype html>

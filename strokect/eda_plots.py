@@ -1,8 +1,9 @@
-"""The plots of an exploration, each 4.6 inches wide so that its text is readable at the width of a phone, in light and dark."""
+"""The plots of an exploration, each 4 inches wide so that its text is readable at the width of a phone, in light and dark."""
 
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,13 +13,14 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from strokect.eda import CLASSES, POSITIONS, SAMPLES_PER_CELL, Exploration
 
-WIDTH_IN = 4.6
-DPI = 170
+WIDTH_IN = 4.0
+DPI = 190
+MAX_SUBTYPES, MAX_GENDERS, MAX_NAME = 12, 4, 24  # drawn; a free-text column must not make a plot of metres
 
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours of a page. Blue and orange of Okabe and Ito are told apart by colour-blind readers; positives are hatched as well."""
+    """Colours of a page. Colour-blind readers tell blue and orange of Okabe and Ito apart; positives are hatched as well."""
 
     page: str
     text: str
@@ -35,14 +37,13 @@ HATCHES = ("", "///")
 
 def draw(seen: Exploration, theme: str = "light") -> dict[str, Figure]:
     """Name → figure, in the order of the page. What is not known of a cohort (age, gender, lesion type) is not drawn."""
-    figures = {
+    return {
         name: plot(seen, THEMES[theme])
         for name, plot in PLOTS.items()
         if not (name == "age" and seen.patients["age_years"].isna().all())
         and not (name == "gender" and (seen.patients["gender"] == "").all())
         and not (name == "subtypes" and seen.subtypes.empty)
     }
-    return figures
 
 
 def to_png(figure: Figure) -> bytes:
@@ -69,7 +70,7 @@ def _canvas(theme: Theme, height_in: float, rows: int = 1, columns: int = 1) -> 
 
 def _legend(axes: Axes, theme: Theme, title: str = "") -> None:
     """Above the axes, where it covers nothing."""
-    place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 2, "frameon": False, "borderaxespad": 0.2}
+    place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 2, "frameon": False, "borderaxespad": 0.2}
     legend = axes.legend(fontsize=10, labelcolor=theme.text, title=title or None, alignment="left", handlelength=1.4, **place)
     legend.get_title().set_color(theme.text)
     legend.get_title().set_fontsize(10)
@@ -88,7 +89,7 @@ def _bars(axes: Axes, counts: pd.Series, theme: Theme, title: str) -> None:
     axes.set(yticks=range(len(counts)), yticklabels=list(counts.index), xticks=[], xlim=(0, max(counts.max(), 1) * 1.45))
     axes.invert_yaxis()
     axes.spines["bottom"].set_visible(False)
-    axes.set_title(title, loc="left")
+    axes.set_title(title, loc="left", color=theme.text, fontsize=10)
 
 
 def _draw_classes(seen: Exploration, theme: Theme) -> Figure:
@@ -104,7 +105,7 @@ def _stacked(axes: Axes, seen: Exploration, column: str, edges: np.ndarray, them
     for number, name in enumerate(CLASSES):
         values = seen.patients.loc[seen.patients["class"] == name, column].dropna()
         counts = np.histogram(values, edges)[0]
-        style = {"color": theme.classes[number], "hatch": HATCHES[number], "edgecolor": theme.page}
+        style: dict[str, Any] = {"color": theme.classes[number], "hatch": HATCHES[number], "edgecolor": theme.page}
         axes.bar(edges[:-1], counts, np.diff(edges), base, align="edge", label=name, linewidth=0.6, **style)
         base += counts
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -115,8 +116,8 @@ def _stacked(axes: Axes, seen: Exploration, column: str, edges: np.ndarray, them
 def _draw_slices_per_patient(seen: Exploration, theme: Theme) -> Figure:
     figure, (axes,) = _canvas(theme, 2.9)
     low, high = int(seen.patients["slices"].min()), int(seen.patients["slices"].max())
-    step = max(1, -(-(high - low + 1) // 24))  # whole slices per bin, at most 24 bins
-    _stacked(axes, seen, "slices", np.arange(low, high + step + 1, step) - 0.5, theme)
+    step = max(1, -(-(high - low + 1) // 24))  # whole slices per bin, at most 24, and an empty one at each end
+    _stacked(axes, seen, "slices", np.arange(low - step, high + 2 * step + 1, step) - 0.5, theme)
     axes.set_xlabel("slices per patient")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     return figure
@@ -140,7 +141,7 @@ def _draw_positions(seen: Exploration, theme: Theme) -> Figure:
 def _draw_intensity(seen: Exploration, theme: Theme) -> Figure:
     figure, (axes,) = _canvas(theme, 2.9)
     for number, name in enumerate(CLASSES):
-        style = {"color": theme.classes[number], "linestyle": ("-", "--")[number]}
+        style: dict[str, Any] = {"color": theme.classes[number], "linestyle": ("-", "--")[number]}
         axes.plot(seen.intensity["value"], seen.intensity[name], label=name, linewidth=1.8, **style)
     axes.set(xlabel=seen.intensity_axis, ylabel="share of pixels", ylim=(0, None))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -168,6 +169,8 @@ def _draw_samples(seen: Exploration, theme: Theme) -> Figure:
                     cell.set_ylabel(name, color=theme.classes[number])
                 if number == row == 0:
                     cell.set_title(where.replace(" ", "\n"))
+    if not seen.synthetic:
+        figure.suptitle("pictures of patients: do not share or commit", fontsize=10, color=theme.text)
     return figure
 
 
@@ -181,6 +184,7 @@ def _draw_age(seen: Exploration, theme: Theme) -> Figure:
 
 def _draw_gender(seen: Exploration, theme: Theme) -> Figure:
     genders = seen.patients["gender"].replace("", "unknown")
+    genders = genders.where(genders.isin(genders.value_counts().index[:MAX_GENDERS]), "others").map(_short)
     figure, axes = _canvas(theme, 0.5 + 1.2 * genders.nunique(), rows=genders.nunique())
     for one, (gender, rows) in zip(axes, seen.patients.groupby(genders), strict=True):
         counts = rows["class"].value_counts().reindex(list(CLASSES), fill_value=0)
@@ -189,17 +193,23 @@ def _draw_gender(seen: Exploration, theme: Theme) -> Figure:
 
 
 def _draw_subtypes(seen: Exploration, theme: Theme) -> Figure:
-    figure, (axes,) = _canvas(theme, 0.8 + 0.42 * len(seen.subtypes))
-    for place, (slices, patients) in enumerate(zip(seen.subtypes["slices"], seen.subtypes["patients"], strict=True)):
+    shown = seen.subtypes.head(MAX_SUBTYPES)
+    figure, (axes,) = _canvas(theme, 0.8 + 0.42 * len(shown))
+    for place, (slices, patients) in enumerate(zip(shown["slices"], shown["patients"], strict=True)):
         axes.barh(place, slices, color=theme.classes[1], hatch=HATCHES[1], edgecolor=theme.page)
         text = f"{slices:,} of {patients:,} patients"
         axes.annotate(text, (slices, place), (5, 0), textcoords="offset points", va="center", color=theme.text, fontsize=10)
-    names = [str(name) for name in seen.subtypes.index]
-    axes.set(yticks=range(len(names)), yticklabels=names, xticks=[], xlim=(0, seen.subtypes["slices"].max() * 1.8))
+    names = [_short(str(name)) for name in shown.index]
+    axes.set(yticks=range(len(names)), yticklabels=names, xticks=[], xlim=(0, shown["slices"].max() * 2.2))
     axes.invert_yaxis()
     axes.spines["bottom"].set_visible(False)
-    axes.set_title("slices that show it", loc="left")
+    more = f", the first {MAX_SUBTYPES} of {len(seen.subtypes)}" if len(seen.subtypes) > MAX_SUBTYPES else ""
+    axes.set_title(f"slices that show it{more}", loc="left", color=theme.text, fontsize=10)
     return figure
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
 
 
 PLOTS: dict[str, Callable[[Exploration, Theme], Figure]] = {
