@@ -21,7 +21,7 @@ from strokect.operating_point import patient_scores, series_probability
 from strokect.out_of_fold import load_out_of_fold
 from strokect.params import EvaluateParams, load_params
 from strokect.plots import Scored, draw, plot_tables, risk_coverage_table, training_curves, training_table
-from strokect.reporting import Judged, metrics_table, report
+from strokect.reporting import Judged, metrics_table, read_audit, report
 from strokect.shipping import EXPORTS, shipped_folders
 from strokect.slices import Picture
 from strokect.sources import raw_pictures
@@ -84,7 +84,7 @@ def main() -> None:
         folders = dict(zip(point["exports"], shipped_folders(point), strict=True))
         judge = load_judge(folders, point["views"], Calibrator.from_json(point["calibration"]), SAFETY, POINT)
         pictures = raw_pictures(params.data, list(prepared.manifest["file"].iloc[test]))
-        audit = read_json("metrics/audit.json")
+        audit = read_audit()
         metrics, scored = evaluate_test(prepared, test, judge, pictures, point, audit, params.evaluate)
         parts.append(scored)
         # The policy holds the hashes of models, gates and operating point: another limit on the same folds is another model.

@@ -41,6 +41,9 @@ class AuditParams:
     allow: tuple[str, ...]
 
 
+SHUFFLE_CONTROL = "shuffle_control"  # the one check that comes after the split; audit.allow names it like the audit's own
+
+
 @dataclass(frozen=True)
 class SplitParams:
     """Who is trained on and who is held out."""

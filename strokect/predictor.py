@@ -153,6 +153,8 @@ class Predictor:
     def describe(self) -> dict[str, Any]:
         """What GET /model says about the release."""
         release, point = self.release, self.release.operating_point
+        # The figures know of one exception more than the audit may: that of the shuffle control, which comes after the split.
+        allowed = [*release.audit.get("allowed", []), *release.metrics.get("audit_allowed", [])]
         answer: dict[str, Any] = {
             "version": release.version,
             "backbone": release.sidecar.get("backbone"),
@@ -169,7 +171,7 @@ class Predictor:
             "safety": release.safety,
             "group_by": point.group_by,
             "data": {key: release.created_from.get(key) for key in DATA_KEYS},
-            "audit": {"passed": release.audit.get("passed"), "allowed": release.audit.get("allowed", [])},
+            "audit": {"passed": release.audit.get("passed"), "allowed": list(dict.fromkeys(allowed))},
             "warnings": [],
         }
         if point.group_by == "none":

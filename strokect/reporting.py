@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from strokect.files import read_json
 from strokect.operating_point import patient_labels
 from strokect.statistics import summarise
 
@@ -22,6 +24,16 @@ class Judged:
     ranking: Floats  # (n,) what ROC AUC orders by: cross-fitted probabilities of different calibrators do not share a scale
     decision: NDArray[np.int64]  # (n,)
     threshold: float  # the one that ships
+
+
+def read_audit(metrics: Path = Path("metrics")) -> dict[str, Any]:
+    """metrics/audit.json completed by what metrics/split.json found later: `allowed` holds every exception in force."""
+    audit, split = read_json(metrics / "audit.json"), read_json(metrics / "split.json")
+    return {
+        "passed": audit["passed"] and split["passed"],
+        "allowed": [*audit["allowed"], *split["allowed"]],
+        "findings": [*audit["findings"], *split["findings"]],
+    }
 
 
 def report(

@@ -336,6 +336,12 @@ def test_describe_warns_when_patients_were_not_kept_apart(tmp_path: Path, releas
     assert Predictor(fake_release(tmp_path, group_by="none")).describe()["warnings"] == [UNGROUPED]
 
 
+def test_describe_repeats_what_the_split_was_allowed_after_the_audit(release: Path) -> None:
+    edit(release / "metrics.json", audit_allowed=["near_duplicates", "shuffle_control"])
+    reseal(release)
+    assert Predictor(release).describe()["audit"]["allowed"] == ["near_duplicates", "shuffle_control"]
+
+
 def test_three_channels_are_refused(release: Path) -> None:
     for fold in ("0", "1", "2"):
         edit(release / "folds" / fold / "model.json", channels=3)
