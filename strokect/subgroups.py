@@ -51,9 +51,9 @@ def _members(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.Series]]:
         own = [item for item in found if item[0] == variable and item[2].any()]
         yield from own if len(own) > 1 else []
     if "subtype" in table:
-        types = table["subtype"].fillna("").astype(str).str.split("+")
+        types = table["subtype"].fillna("").astype(str).where(table["label"] == 1, "").str.split("+")
         for name in sorted({part for parts in types for part in parts} - {""}):
-            yield "type", name, types.map(lambda parts, name=name: name in parts) & (table["label"] == 1)
+            yield "type", name, types.map(lambda parts, name=name: name in parts)
 
 
 def position_thirds(patients: NDArray[np.str_], order: NDArray[np.int64]) -> NDArray[np.int64]:

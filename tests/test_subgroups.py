@@ -83,3 +83,8 @@ def test_it_is_said_how_many_were_looked_at(table: pd.DataFrame) -> None:
     names = ("roc_auc", "sensitivity", "specificity")
     assert result["looked_at"] == sum(g[name]["value"] is not None for g in result["groups"] for name in names) > 10
     assert "one in twenty" in result["note"] and str(MIN_PATIENTS) in result["note"]
+
+
+def test_a_type_that_only_negative_slices_name_is_no_group(table: pd.DataFrame) -> None:
+    table.loc[table["label"] == 0, "subtype"] = "old"
+    assert ("type", "old") not in found(table)
