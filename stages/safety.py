@@ -129,6 +129,7 @@ def main() -> None:
     metrics: dict[str, Any] = {
         "source": prepared.cohort["source"],
         "target": prepared.cohort["target"],
+        "patient_level_verifiable": prepared.cohort["patient_level_verifiable"],
         "policy": policy.to_json(),
         "feature_gate_choice": proxies,
         "uncertainty": comparison,
