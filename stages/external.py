@@ -1,0 +1,142 @@
+"""external: a frozen release on data that had no part in it, `python -m stages.external --source folder`; not a stage of `dvc repro`.
+
+Nothing is fitted: calibration, thresholds, gate and refer band are the release's. params.yaml's `data` section says how to read the
+source (`--params` names another file, so that the pipeline's own does not go stale). A killed run goes on where it was.
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import numpy as np
+import pandas as pd
+
+from strokect.errors import DataError, ParamsError, run_stage
+from strokect.external import (
+    check_unreadable,
+    choose_rows,
+    data_hash,
+    evaluate_external,
+    judge_rows,
+    scores_table,
+    survey,
+    with_result,
+)
+from strokect.files import atomic_path, write_json
+from strokect.journal import Journal
+from strokect.overlap import find_overlap, training_cohort
+from strokect.params import DataParams, load_params
+from strokect.release import Release, load_release
+from strokect.reporting import metrics_table
+from strokect.shift import shift_table, verdict_lines
+from strokect.sources import read_source
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", required=True, help="a reader, as in params.yaml: data.source")
+    parser.add_argument("--raw", type=Path, help="where its files are (default: data/raw/SOURCE)")
+    parser.add_argument("--release", type=Path, default=Path("models/release"))
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE", help="a part of it; may be repeated")
+    parser.add_argument("--patients", type=Path, help="a file of patient ids, one a line: only these")
+    parser.add_argument("--out", type=Path, help="default: reports/external/SOURCE")
+    parser.add_argument("--allow-overlap", action="store_true", help="go on when the model was made from some of these pictures")
+    parser.add_argument("--target-differs", metavar="WHY", help="why figures make sense though the labels ask another question")
+    return parser.parse_args(arguments)
+
+
+def check_target(ours: str, theirs: str, why: str | None) -> dict[str, str] | None:
+    """None if both labels ask the same; what differs and why it may, otherwise. Raises DataError without a reason."""
+    if ours == theirs:
+        return None
+    if not why or not why.strip():
+        raise DataError(
+            f"the release answers {ours!r}, the labels of this source say {theirs!r}. Figures of one question on the labels of "
+            "another mean little; if they still make sense, say why: --target-differs 'all of them are haemorrhages'"
+        )
+    return {"release": ours, "labels": theirs, "why": why.strip()}
+
+
+def check_overlap(release: Release, seen: Any, allowed: bool) -> dict[str, Any]:
+    """What strokect.overlap finds, where the cohort that the release was made from is here. Raises DataError unless allowed."""
+    prepared = training_cohort(release.created_from.get("data_sha256"))
+    if prepared is None:
+        return {"checked": False}
+    found = find_overlap(seen.sha256, seen.hashes, seen.blank, seen.patients, prepared)
+    if (found["identical"] or found["near_duplicates"]) and not allowed:
+        raise DataError(
+            f"{found['identical']} of {found['slices']} slices are byte for byte in the cohort that this release was made from, "
+            f"{found['near_duplicates']} more nearly so ({found['patients']} of {found['of_patients']} patients): this is no "
+            "external data. Leave these patients out (--where, --patients), or --allow-overlap, and every figure will say so"
+        )
+    return found
+
+
+def extra_notes(overlap: dict[str, Any], target: dict[str, str] | None) -> list[str]:
+    """What the figures must not be shown without."""
+    notes = []
+    if not overlap["checked"]:
+        notes.append("Overlap with the training data was NOT checked: data/prepared here is not what this release was made from.")
+    elif overlap["identical"] or overlap["near_duplicates"]:
+        notes.append(
+            f"NOT external: {overlap['identical']} slices are identical to some, {overlap['near_duplicates']} nearly, that the "
+            f"release was made from ({overlap['patients']} of {overlap['of_patients']} patients; --allow-overlap)."
+        )
+    if target:
+        notes.append(f"The labels ask another question than the release ({target['labels']!r}): {target['why']}")
+    return notes
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Write external.json and the local scores.csv and dropout.npy; print figures, shift and verdicts."""
+    given = parse(arguments)
+    params, known = load_params(given.params), get_args(get_type_hints(DataParams)["source"])
+    if known and given.source not in known:
+        raise ParamsError(f"--source {given.source!r}: allowed: {', '.join(known)}")
+    release, root = load_release(given.release), given.raw or Path("data/raw") / given.source
+    size, out = int(release.sidecar["image_size"]), given.out or Path("reports/external") / given.source
+    source = read_source(replace(params.data, source=given.source, image_size=size), root)
+    target = check_target(release.sidecar["target"], source.target, given.target_differs)
+    listed = given.patients.read_text(encoding="utf-8").split() if given.patients else None
+    rows = choose_rows(source.rows, given.where, set(listed) if listed is not None else None)
+    with Journal(out / "journal.jsonl", release.version) as journal:
+        seen = survey(source, rows, root, size, journal)
+        check_unreadable(seen.unreadable, params.data.max_unreadable)
+        overlap = check_overlap(release, seen, given.allow_overlap)
+        seen, found = with_result(seen, judge_rows(source, seen, release.judge, journal))
+    unreadable = check_unreadable(seen.unreadable, params.data.max_unreadable)
+    scores = scores_table(release, seen, found)
+    synthetic = given.source == "phantom"
+    cohort = {"source": given.source, "labels": params.data.labels, "synthetic": synthetic}
+    cohort["data_sha256"] = data_hash(scores, seen.sha256)
+    p = params.evaluate
+    metrics = evaluate_external(release, scores, seen, cohort, resamples=p.resamples, seed=p.seed)
+    metrics["notes"] = [*extra_notes(overlap, target), *metrics["notes"]]
+    metrics |= {"release": {"version": release.version, "created_from": release.created_from}, "overlap": overlap}
+    metrics |= {"where": given.where, "chosen_patients": listed is not None, "target_differs": target, "unreadable": unreadable}
+    write_outputs(out, metrics, scores, found)
+
+
+def write_outputs(out: Path, metrics: dict[str, Any], scores: pd.DataFrame, found: list[dict[str, Any]]) -> None:
+    """Write and print everything."""
+    with atomic_path(out / "scores.csv") as path:
+        scores.to_csv(path, index=False)
+    with atomic_path(out / "dropout.npy") as path:
+        np.save(path, np.array([f["sampled"] for f in found], np.float32))
+    write_json(out / "external.json", metrics)
+    print(f"release {metrics['release']['version']} on {metrics['n_slices']} slices of {metrics['n_patients']} patients")
+    print(f"target: {metrics['target']}\n{metrics_table(metrics)}\n\n{shift_table(metrics['shift'])}\n")
+    for line in verdict_lines(metrics["shift"]):
+        print(line)
+    for note in [*metrics["notes"], *metrics["shift"]["notes"]]:
+        print(f"note: {note}")
+    for code, count in metrics["unreadable"].items():
+        print(f"left out: {count} × {code}")
+    print(f"{out}/external.json names nobody; scores.csv, dropout.npy and journal.jsonl are about single slices: keep them here")
+
+
+if __name__ == "__main__":
+    run_stage(main)
