@@ -1,7 +1,8 @@
-"""external: a frozen release on data that had no part in it, `python -m stages.external --source folder`; not a stage of `dvc repro`.
+"""external: a frozen release on data that had no part in it; a command, not a stage of `dvc repro`.
 
-Nothing is fitted: calibration, thresholds, gate and refer band are the release's. params.yaml's `data` section says how to read the
-source (`--params` names another file, so that the pipeline's own does not go stale). A killed run goes on where it was.
+`python -m stages.external --source folder`. Nothing is fitted: calibration, thresholds, gate and refer band are the release's.
+The `data` section of params.yaml says how to read the source; `--params` names another file, so that the pipeline's own does not
+go stale. A killed run goes on where it was.
 """
 
 import argparse

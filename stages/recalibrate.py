@@ -1,7 +1,7 @@
-"""recalibrate: new calibration and thresholds for one site, `python -m stages.recalibrate --scores reports/external/folder --site X`.
+"""recalibrate: a release with new calibration and thresholds for one site; a command, not a stage of `dvc repro`.
 
-Not a stage of `dvc repro`. Reads what stages.external wrote about labelled cases of the site, and writes a complete new release beside
-the old one, which is not touched; STROKECT_RELEASE says which of them the service serves.
+`python -m stages.recalibrate --scores reports/external/folder --site NAME` reads what stages.external wrote about labelled cases
+of the site, and writes a complete new release beside the old one, which is not touched; STROKECT_RELEASE says which is served.
 """
 
 import argparse
@@ -32,8 +32,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 NOTES = [
     "These cases chose the calibration and thresholds, so they are no external data any more. Figures `after` are cross-fitted: "
     "each patient is judged by a recalibration made without that patient.",
-    "Calibration is that of the average of the models that ship, on slices that the gate accepts. A sequence head, if there is one, "
-    "stays as it is; the patient threshold is chosen on its scores.",
+    "Calibration is that of the average of the models that ship, on slices that the gate accepts. A sequence head, if there is "
+    "one, stays as it is; the patient threshold is chosen on its scores.",
     "What is rejected does not change: pixel checks, texture, feature gate and series rule are the parent's.",
 ]
 
@@ -118,9 +118,7 @@ def print_figures(figures: dict[str, Any], release: Release) -> None:
     losses = ", ".join(f"{name} {loss:.4f}" for name, loss in figures["calibration"]["cross_fitted_log_loss"].items())
     print(f"calibration: {figures['calibration']['method']} (cross-fitted log loss: {losses})")
     refer = figures["refer"]
-    print(
-        f"refer above {refer['measure']} {refer['before']:.4g} → {refer['after']:.4g}, for {refer['rate']:.0%} of the accepted slices"
-    )
+    print(f"refer above {refer['measure']} {refer['before']:.4g} → {refer['after']:.4g}, for {refer['rate']:.0%} of the slices")
     print(f"at least {MIN_PATIENTS} patients of each class were needed")
     for note in figures["notes"]:
         print(f"note: {note}")

@@ -26,17 +26,20 @@ def logit_of(probability: Floats) -> Floats:
 
 
 def in_the_large(labels: NDArray[np.int64], logit: Floats, weights: Floats) -> Floats:
-    """The intercept a (R,) of logit P(y = 1) = a + logit: 0 if as many are positive as the probabilities say, more if more are."""
+    """The intercept a (R,) of logit P(y = 1) = a + logit: 0 if as many are positive as the probabilities say."""
     return _newton(labels, np.ones((len(logit), 1)), logit, weights)[:, 0]
 
 
 def slope(labels: NDArray[np.int64], logit: Floats, weights: Floats) -> Floats:
     """The slope b (R,) of logit P(y = 1) = a + b · logit: 1 if right, below 1 if the probabilities are too sure of themselves."""
-    spread = float(logit.std())
-    if not spread > 0:
+    if not np.ptp(logit) > 0:
         return np.full(len(weights), np.nan)
+    spread = float(logit.std())
     design = np.stack([np.ones(len(logit)), (logit - logit.mean()) / spread], axis=1)  # (n, 2)
-    return _newton(labels, design, np.zeros(len(logit)), weights)[:, 1] / spread
+    found = _newton(labels, design, np.zeros(len(logit)), weights)[:, 1] / spread
+    x, total = design[:, 1], weights.sum(1)
+    varies = weights @ x**2 / total - (weights @ x / total) ** 2 > 1e-9  # a resample of equal scores has no slope
+    return np.where(varies, found, np.nan)
 
 
 def _newton(labels: NDArray[np.int64], design: Floats, offset: Floats, weights: Floats) -> Floats:

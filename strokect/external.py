@@ -1,5 +1,6 @@
 """Judging a cohort that had no part in making a release: nothing is fitted, every picture is judged as the service does."""
 
+import contextlib
 import hashlib
 from collections import Counter
 from collections.abc import Iterable
@@ -127,11 +128,10 @@ def judge_rows(source: Source, seen: Survey, judge: Judge, journal: Journal) -> 
 
 
 def _record(policy: Policy, evidence: Any, sampled: Floats) -> dict[str, Any]:
-    try:
+    answer, flags = NO_RESULT, list(evidence.flags)
+    with contextlib.suppress(NoResultError):
         decision = policy.decide(evidence)
-        answer, flags = decision.decision, list(decision.flags)
-    except NoResultError:
-        answer, flags = NO_RESULT, list(evidence.flags)
+        answer, flags = str(decision.decision), list(decision.flags)
     return {
         "decision": answer,
         "flags": flags,
@@ -189,7 +189,7 @@ def evaluate_external(
     threshold, at = release.policy.threshold, float(point["threshold"])
     slices = Judged(probability, probability, (probability >= threshold).astype(np.int64), threshold)
     of_patients = Judged(whole, whole, (whole >= at).astype(np.int64), at)
-    bootstrap = {"resamples": resamples, "seed": seed}
+    bootstrap: dict[str, Any] = {"resamples": resamples, "seed": seed}
     described: dict[str, Any] = {"cohort": cohort, "sidecar": release.sidecar, "audit": {"allowed": release.audit["allowed"]}}
     metrics = report("external", labels, patients, slices, of_patients, **described, **bootstrap)
     decision = scores["decision"].to_numpy(np.str_)

@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strokect.duplicates import MAX_DISTANCE, PAIR_BLOCK, is_blank, perceptual_hash
-from strokect.errors import DataError
 from strokect.manifest import PREPARED, Prepared, load_prepared
 
 Hashes = NDArray[np.uint8]  # (n, B) packed bits of `duplicates.perceptual_hash`
@@ -15,11 +14,10 @@ Hashes = NDArray[np.uint8]  # (n, B) packed bits of `duplicates.perceptual_hash`
 
 def training_cohort(data_sha256: str | None, folder: Path = PREPARED) -> Prepared | None:
     """data/prepared if it is what the release was made from, otherwise None."""
-    try:
-        prepared = load_prepared(folder)
-    except DataError:
+    if data_sha256 is None or not (folder / "cohort.json").is_file():
         return None
-    return prepared if data_sha256 is not None and prepared.cohort["data_sha256"] == data_sha256 else None
+    prepared = load_prepared(folder)
+    return prepared if prepared.cohort["data_sha256"] == data_sha256 else None
 
 
 def fingerprint(image: NDArray[np.uint8]) -> tuple[Hashes, bool]:

@@ -78,8 +78,8 @@ def check_cases(cases: Cases) -> None:
 def fit_ensemble(method: str, logits: Floats, labels: NDArray[np.int64], own: Calibrator) -> Calibrator:
     """One calibrator, applied to each model's logits (n, K) before they are averaged, as the service does.
 
-    temperature, affine: least log loss of that average. isotonic: fitted on the logits of all models, since a step function has no
-    gradient; what the average of it is worth, the cross-fitted log loss decides.
+    temperature, affine: least log loss of that average. isotonic: fitted on the logits of all models, as a step function has no
+    gradient; what its average is worth, the cross-fitted log loss decides.
     """
     if method == KEEP:
         return own

@@ -24,7 +24,7 @@ NOTES = [
     "Development figures are out-of-fold: those of single fold models. External slices are judged by what ships. A part of each "
     "difference may be that and not the data.",
     "Rates and figures: interval of external − development by Newcombe's square-and-add of the two patient-clustered intervals.",
-    "Grey levels are those of the head on the picture shrunk to 128 pixels, of files as the service sees them (HU of a DICOM file "
+    "Grey levels are those of the head on the picture shrunk to 128 pixels, as the service sees them (a DICOM file "
     "in the brain window). Chance: as far as so many development patients are from their own cohort in 19 of 20 draws.",
     "ECE is never 0 in a sample and larger in a smaller one: no verdict is made of it.",
     "Many figures are looked at: at 95 %, one in twenty of them differs by chance.",
@@ -56,7 +56,7 @@ def shift_report(
         "rates": _rates(found, safety, known, counts, index),
         "calibration": _calibration(found, metrics, known, counts, index),
         "figures": {
-            f"{level} {name}": difference(metrics[level][name], release.get(level, {}).get(name), judge=name != "ece")
+            f"{level} {name}": difference(_of(metrics, level, name), _of(release, level, name), judge=name != "ece")
             for level in ("slice", "patient")
             for name in FIGURES
         },
@@ -84,6 +84,16 @@ def difference(external: dict[str, Any], development: dict[str, Any] | None, *, 
     return entry | {"difference": e - d, "ci95": [low, high], "verdict": direction(low, high) if judge else "not judged"}
 
 
+def _of(metrics: dict[str, Any], level: str, name: str) -> dict[str, Any] | None:
+    """A figure; a sensitivity or specificity of exactly 0 or 1 with the exact interval of so many patients of its class."""
+    figure: dict[str, Any] | None = metrics.get(level, {}).get(name)
+    if figure is None or name not in ("sensitivity", "specificity") or figure["value"] not in (0.0, 1.0):
+        return figure
+    positive = metrics["n_positive_patients"]
+    patients = positive if name == "sensitivity" else metrics["n_patients"] - (positive if level == "patient" else 0)
+    return share(patients if figure["value"] else 0, patients)
+
+
 def direction(low: float, high: float, at: float = 0.0) -> str:
     """`higher` or `lower` than `at`, or that the interval does not tell."""
     return "higher" if low > at else "lower" if high < at else CANNOT_TELL
@@ -92,7 +102,7 @@ def direction(low: float, high: float, at: float = 0.0) -> str:
 def clustered_share(of: NDArray[np.bool_], counts: NDArray[np.int64], index: NDArray[np.int64]) -> dict[str, Any]:
     """Share of the slices with a patient-clustered interval.
 
-    None or all of them give the bootstrap nothing to vary; the exact interval of so many patients stands in.
+    None of them, or all, give the bootstrap nothing to vary; the exact interval of so many patients stands in.
     """
     everything = np.ones(len(of))
     result = estimate(lambda w: weighted_share(of, everything, w), counts, index)
@@ -104,7 +114,7 @@ def clustered_share(of: NDArray[np.bool_], counts: NDArray[np.int64], index: NDA
 
 def _intensity(found: External, known: dict[str, Any], counts: NDArray[np.int64], n: int) -> dict[str, Any]:
     """Distance of each distribution to the development slices', with interval, chance and verdict."""
-    report = {}
+    report: dict[str, Any] = {}
     for name, stored in known["described"].items():
         rows = found.heads if name == HEAD else cells(found.pixels[name], np.array(stored["edges"]))
         sums, there = per_patient(rows, found.patients), np.array(stored["cumulative"])
@@ -160,7 +170,7 @@ def _calibration(
         should_be = 0.0 if name == "in_the_large" else 1.0
         verdict = "not estimable" if figure["value"] is None else CANNOT_TELL
         if figure["ci95"]:
-            verdict = direction(*figure["ci95"], should_be)
+            verdict = direction(figure["ci95"][0], figure["ci95"][1], at=should_be)
         report[name] = {**figure, "should_be": should_be, "development": development.get(name), "verdict": verdict}
     report["ece"] = {**metrics["slice"]["ece"], "development": development.get("ece"), "verdict": "not judged"}
     return report

@@ -22,7 +22,8 @@ def read_cases(folder: Path, release: Release) -> tuple[Cases, dict[str, Any]]:
     metrics = read_json(folder / "external.json")
     if metrics["release"]["version"] != release.version:
         raise DataError(
-            f"{folder} was judged by release {metrics['release']['version']}, this is {release.version}: run stages.external with it"
+            f"{folder} was judged by release {metrics['release']['version']}, this is {release.version}: "
+            "run stages.external with it"
         )
     if metrics["overlap"].get("identical") or metrics["overlap"].get("near_duplicates"):
         raise DataError(f"{folder} holds pictures that the release was made from: its scores there are no measure of the site")
@@ -66,7 +67,7 @@ def write_site_release(
     site: dict[str, Any],
     figures: dict[str, Any],
 ) -> str:
-    """Write the release and return its version. `site` says whose cases, `figures` go into metrics.json; `parent` is only read."""
+    """Write the release and return its version. `site` says whose cases, `figures` go into metrics.json."""
     names = list(release.policy.models)
     with tempfile.TemporaryDirectory(prefix="strokect-site-") as scratch:
         files = {name: Path(scratch) / Path(name).name for name in ("operating_point.json", "safety/policy.json", "metrics.json")}
