@@ -30,8 +30,8 @@ def read_cases(folder: Path, release: Release) -> tuple[Cases, dict[str, Any]]:
     try:
         table = pd.read_csv(folder / "scores.csv", dtype={"file": str, "patient": str, "flags": str}, keep_default_na=False)
         sampled = np.load(folder / "dropout.npy", allow_pickle=False)
-        logits = table[[f"logit_{name}" for name in release.policy.models]].to_numpy(np.float64)
-        gate_score = table["gate_score"].to_numpy(np.float64)
+        names = ["gate_score", *(f"logit_{name}" for name in release.policy.models)]
+        numbers = table[names].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
     except (OSError, KeyError, ValueError) as error:
         raise DataError(
             f"{folder}: scores.csv or dropout.npy is missing or damaged ({error}): run stages.external again"
@@ -44,14 +44,14 @@ def read_cases(folder: Path, release: Release) -> tuple[Cases, dict[str, Any]]:
         )
     wrong = table.index[~table["label"].isin([0, 1])]
     if len(wrong):
-        raise DataError(f"{folder / 'scores.csv'}, row {wrong[0] + 2}: label is {table['label'][wrong[0]]!r}; it must be 0 or 1")
+        raise DataError(f"{folder / 'scores.csv'}, row {wrong[0] + 2}: label is {table['label'][wrong[0]]}; it must be 0 or 1")
     cases = Cases(
-        logits,
+        numbers[:, 1:],
         table["label"].to_numpy(np.int64),
         table["patient"].to_numpy(np.str_),
         table["slice"].to_numpy(np.int64),
         (table["decision"] != "reject").to_numpy(),
-        gate_score,
+        numbers[:, 0],
         sampled,
     )
     return cases, metrics
