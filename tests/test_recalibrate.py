@@ -205,12 +205,16 @@ def test_wrong_probabilities_are_mended_and_right_ones_are_left() -> None:
 def test_nobody_is_judged_by_what_was_fitted_on_them() -> None:
     """Another label of one patient's slice changes nothing that is said of that patient."""
     first = cases(patients=60)
-    mine, row = first.patients == "p007", np.flatnonzero((first.patients == "p007") & (first.labels == 0))[0]
+    number = next(i for i in range(60) if 0 < first.labels[first.patients == f"p{i:03d}"].sum() < 5)
+    mine = first.patients == f"p{number:03d}"  # positive before and after: the same stratum, so the same groups
+    row = np.flatnonzero(mine & (first.labels == 0))[0]
     turned = replace(first, labels=np.where(np.arange(300) == row, 1, first.labels))
-    assert first.labels[mine].any()  # positive before and after: the same stratum, so the same groups
     one, two = (after(c, POINT, GOALS, 0) for c in (first, turned))
     assert one.probability[mine].tolist() == two.probability[mine].tolist()
-    assert one.decision[mine].tolist() == two.decision[mine].tolist() and one.patient_decision[7] == two.patient_decision[7]
+    assert (
+        one.decision[mine].tolist() == two.decision[mine].tolist()
+        and one.patient_decision[number] == two.patient_decision[number]
+    )
     assert one.probability[~mine].tolist() != two.probability[~mine].tolist()
 
 
@@ -245,9 +249,7 @@ def test_from_the_pipeline_to_a_site_and_back(pipeline: Path, tmp_path: Path) ->
         own = read_json("reports/external/own/external.json")
         assert own["overlap"]["identical"] == own["n_slices"] and own["notes"][0].startswith("NOT external")
         assert own["shift"]["intensity"]["head_grey_levels"]["verdict"] == "cannot tell"
-        try:
-            recalibrate.main(["--scores", str(SCORES), "--site", "north"])
-        except NotEstimableError as error:  # an untrained gate may reject too many of the brighter slices
-            assert "at least 20 patients" in str(error)
-            return
+        write_site(Path("data/raw/similar"), site_slices(patients=48, slices=4, seed=78, size=48))
+        external.main(["--source", "folder", "--raw", "data/raw/similar"])
+        recalibrate.main(["--scores", str(SCORES), "--site", "north"])
         assert Predictor(OUT).describe()["site"]["name"] == "north"
