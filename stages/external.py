@@ -24,7 +24,8 @@ from strokect.external import (
     survey,
     with_result,
 )
-from strokect.files import atomic_path, write_json
+from strokect.external_page import external_page
+from strokect.files import atomic_path, write_json, write_text
 from strokect.journal import Journal
 from strokect.overlap import find_overlap, training_cohort
 from strokect.params import DataParams, load_params
@@ -92,7 +93,7 @@ def extra_notes(overlap: dict[str, Any], target: dict[str, str] | None) -> list[
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Write external.json and the local scores.csv and dropout.npy; print figures, shift and verdicts."""
+    """Write external.json and .html and the local scores.csv and dropout.npy; print figures, shift and verdicts."""
     given = parse(arguments)
     params, known = load_params(given.params), get_args(get_type_hints(DataParams)["source"])
     if known and given.source not in known:
@@ -128,6 +129,7 @@ def write_outputs(out: Path, metrics: dict[str, Any], scores: pd.DataFrame, foun
     with atomic_path(out / "dropout.npy") as path:
         np.save(path, np.array([f["sampled"] for f in found], np.float32))
     write_json(out / "external.json", metrics)
+    write_text(out / "external.html", external_page(metrics))
     print(f"release {metrics['release']['version']} on {metrics['n_slices']} slices of {metrics['n_patients']} patients")
     print(f"target: {metrics['target']}\n{metrics_table(metrics)}\n\n{shift_table(metrics['shift'])}\n")
     for line in verdict_lines(metrics["shift"]):
@@ -136,7 +138,9 @@ def write_outputs(out: Path, metrics: dict[str, Any], scores: pd.DataFrame, foun
         print(f"note: {note}")
     for code, count in metrics["unreadable"].items():
         print(f"left out: {count} × {code}")
-    print(f"{out}/external.json names nobody; scores.csv, dropout.npy and journal.jsonl are about single slices: keep them here")
+    print(
+        f"{out}: external.json and external.html name nobody; scores.csv, dropout.npy and journal.jsonl are about single slices: keep them here"
+    )
 
 
 if __name__ == "__main__":

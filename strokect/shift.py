@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strokect.calibration_drift import calibration_figures
-from strokect.pixel_checks import CHECKS
 from strokect.safety_report import share
 from strokect.shift_reference import BIN_WIDTH, HEAD, cells, chance_at, cumulative, distance, per_patient
 from strokect.statistics import CHUNK, bootstrap_weights, estimate, weighted_share
@@ -183,30 +182,29 @@ def _text(figure: dict[str, Any] | None) -> str:
     return f"{figure['value']:.3f}{interval}"
 
 
+def shift_rows(shift: dict[str, Any]) -> list[list[str]]:
+    """The report as rows of what it is about, external, development (of a distance: chance) and verdict."""
+
+    def row(name: str, external: dict[str, Any], development: dict[str, Any] | None, verdict: str) -> list[str]:
+        return [name.replace("_", " "), _text(external), _text(development), verdict]
+
+    rates = shift["rates"]
+    rows = [row(name, e["external"], e["development"], e["verdict"]) for name, e in shift["figures"].items()]
+    rows += [row(f"calibration {name}", e, e["development"], e["verdict"]) for name, e in shift["calibration"].items()]
+    named = {"reject rate": rates["reject"], "refer rate": rates["refer"]}
+    named |= {f"reject: {code}": e for code, e in rates["reject_by_reason"].items()}
+    rows += [row(name, e["external"], e["development"], e["verdict"]) for name, e in named.items()]
+    distances: dict[str, Any] = shift["intensity"] or {}
+    for name in sorted(distances, key=lambda name: (name != HEAD, -(distances[name]["value"] or 0.0))):
+        e = distances[name]
+        rows.append([f"distance of {name}".replace("_", " "), _text(e), f"by chance ≤ {e['chance']:.3f}", e["verdict"]])
+    return rows
+
+
 def shift_table(shift: dict[str, Any]) -> str:
-    """The report as aligned text, a verdict in each line."""
-    lines = [f"{'':26}{'external':>24}{'development':>24}   verdict"]
-
-    def add(name: str, external: dict[str, Any] | None, development: dict[str, Any] | None, verdict: str) -> None:
-        lines.append(f"{name:26}{_text(external):>24}{_text(development):>24}   {verdict}")
-
-    for name, entry in shift["figures"].items():
-        add(name, entry["external"], entry["development"], entry["verdict"])
-    for name, entry in shift["calibration"].items():
-        add(f"calibration {name}", entry, entry["development"], entry["verdict"])
-    for name in ("reject", "refer"):
-        add(
-            f"{name} rate", shift["rates"][name]["external"], shift["rates"][name]["development"], shift["rates"][name]["verdict"]
-        )
-    for code, entry in shift["rates"]["reject_by_reason"].items():
-        add(f"  reject: {code}", entry["external"], entry["development"], entry["verdict"])
-    if shift["intensity"]:
-        lines.append(f"{'distance of':26}{'':>24}{'by chance up to':>24}")
-        order = [HEAD, *sorted(CHECKS, key=lambda name: -(shift["intensity"][name]["value"] or 0.0))]
-        for name in order:
-            entry = shift["intensity"][name]
-            lines.append(f"{name.replace('_', ' '):26}{_text(entry):>24}{entry['chance']:>24.3f}   {entry['verdict']}")
-    return "\n".join(lines)
+    """`shift_rows` as aligned text."""
+    head = ["", "external", "development", "verdict"]
+    return "\n".join(f"{a:30}{b:>26}{c:>26}   {d}".rstrip() for a, b, c, d in [head, *shift_rows(shift)])
 
 
 def verdict_lines(shift: dict[str, Any]) -> list[str]:

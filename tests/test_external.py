@@ -73,7 +73,9 @@ def test_every_slice_is_judged_as_the_service_does_and_the_release_is_not_touche
     assert metrics["part"] == "external" and metrics["slice"]["threshold"] == predictor.release.policy.threshold
     assert metrics["release"]["version"] == predictor.release.version
     assert metrics["policy"]["counts"]["normal"]["normal"] + metrics["policy"]["counts"]["normal"]["stroke"] > 0
-    assert "p000" not in (OUT / "external.json").read_text() + (OUT / "journal.jsonl").read_text()
+    page = (OUT / "external.html").read_text()
+    assert "p000" not in (OUT / "external.json").read_text() + (OUT / "journal.jsonl").read_text() + page
+    assert f"Release {metrics['release']['version']} on external data" in page and "http" not in page and "src=" not in page
 
 
 def test_labels_change_no_answer(site: Path) -> None:
