@@ -27,9 +27,9 @@ from strokect.external import (
 from strokect.external_page import external_page
 from strokect.files import atomic_path, write_json, write_text
 from strokect.journal import Journal
-from strokect.overlap import find_overlap, training_cohort
+from strokect.overlap import check_overlap, overlap_notes
 from strokect.params import DataParams, load_params
-from strokect.release import Release, load_release
+from strokect.release import load_release
 from strokect.reporting import metrics_table
 from strokect.shift import shift_table, verdict_lines
 from strokect.sources import read_source
@@ -62,36 +62,6 @@ def check_target(ours: str, theirs: str, why: str | None) -> dict[str, str] | No
     return {"release": ours, "labels": theirs, "why": why.strip()}
 
 
-def check_overlap(release: Release, seen: Any, allowed: bool) -> dict[str, Any]:
-    """What strokect.overlap finds, where the cohort that the release was made from is here. Raises DataError unless allowed."""
-    prepared = training_cohort(release.created_from.get("data_sha256"))
-    if prepared is None:
-        return {"checked": False}
-    found = find_overlap(seen.sha256, seen.hashes, seen.blank, seen.patients, prepared)
-    if (found["identical"] or found["near_duplicates"]) and not allowed:
-        raise DataError(
-            f"{found['identical']} of {found['slices']} slices are byte for byte in the cohort that this release was made from, "
-            f"{found['near_duplicates']} more nearly so ({found['patients']} of {found['of_patients']} patients): this is no "
-            "external data. Leave these patients out (--where, --patients), or --allow-overlap, and every figure will say so"
-        )
-    return found
-
-
-def extra_notes(overlap: dict[str, Any], target: dict[str, str] | None) -> list[str]:
-    """What the figures must not be shown without."""
-    notes = []
-    if not overlap["checked"]:
-        notes.append("Overlap with the training data was NOT checked: data/prepared here is not what this release was made from.")
-    elif overlap["identical"] or overlap["near_duplicates"]:
-        notes.append(
-            f"NOT external: {overlap['identical']} slices are identical to some, {overlap['near_duplicates']} nearly, that the "
-            f"release was made from ({overlap['patients']} of {overlap['of_patients']} patients; --allow-overlap)."
-        )
-    if target:
-        notes.append(f"The labels ask another question than the release ({target['labels']!r}): {target['why']}")
-    return notes
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Write external.json and .html and the local scores.csv and dropout.npy; print figures, shift and verdicts."""
     given = parse(arguments)
@@ -107,7 +77,8 @@ def main(arguments: list[str] | None = None) -> None:
     with Journal(out / "journal.jsonl", release.version) as journal:
         seen = survey(source, rows, root, size, journal)
         check_unreadable(seen.unreadable, params.data.max_unreadable)
-        overlap = check_overlap(release, seen, given.allow_overlap)
+        pictures = (seen.sha256, seen.hashes, seen.blank, seen.patients)
+        overlap = check_overlap(release.created_from.get("data_sha256"), *pictures, allowed=given.allow_overlap)
         seen, found = with_result(seen, judge_rows(source, seen, release.judge, journal))
     unreadable = check_unreadable(seen.unreadable, params.data.max_unreadable)
     scores = scores_table(release, seen, found)
@@ -116,7 +87,8 @@ def main(arguments: list[str] | None = None) -> None:
     cohort["data_sha256"] = data_hash(scores, seen.sha256)
     p = params.evaluate
     metrics = evaluate_external(release, scores, seen, cohort, resamples=p.resamples, seed=p.seed)
-    metrics["notes"] = [*extra_notes(overlap, target), *metrics["notes"]]
+    differs = [f"The labels ask another question than the release ({target['labels']!r}): {target['why']}"] if target else []
+    metrics["notes"] = [*overlap_notes(overlap), *differs, *metrics["notes"]]
     metrics |= {"release": {"version": release.version, "created_from": release.created_from}, "overlap": overlap}
     metrics |= {"where": given.where, "chosen_patients": listed is not None, "target_differs": target, "unreadable": unreadable}
     write_outputs(out, metrics, scores, found)
@@ -138,9 +110,7 @@ def write_outputs(out: Path, metrics: dict[str, Any], scores: pd.DataFrame, foun
         print(f"note: {note}")
     for code, count in metrics["unreadable"].items():
         print(f"left out: {count} × {code}")
-    print(
-        f"{out}: external.json and external.html name nobody; scores.csv, dropout.npy and journal.jsonl are about single slices: keep them here"
-    )
+    print(f"{out}: external.json and external.html name nobody; scores.csv, dropout.npy and journal.jsonl must stay here")
 
 
 if __name__ == "__main__":

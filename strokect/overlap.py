@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strokect.duplicates import MAX_DISTANCE, PAIR_BLOCK, is_blank, perceptual_hash
+from strokect.errors import DataError
 from strokect.manifest import PREPARED, Prepared, load_prepared
 
 Hashes = NDArray[np.uint8]  # (n, B) packed bits of `duplicates.perceptual_hash`
@@ -41,6 +42,41 @@ def find_overlap(
         "patients": len(np.unique(patients[identical | near])),
         "of_patients": len(np.unique(patients)),
     }
+
+
+def check_overlap(
+    data_sha256: str | None,
+    sha256: NDArray[np.str_],
+    hashes: Hashes,
+    blank: NDArray[np.bool_],
+    patients: NDArray[np.str_],
+    *,
+    allowed: bool,
+) -> dict[str, Any]:
+    """`find_overlap` where the cohort that the release was made from is here. Raises DataError for any, unless `allowed`."""
+    prepared = training_cohort(data_sha256)
+    if prepared is None:
+        return {"checked": False}
+    found = find_overlap(sha256, hashes, blank, patients, prepared)
+    if (found["identical"] or found["near_duplicates"]) and not allowed:
+        raise DataError(
+            f"{found['identical']} of {found['slices']} slices are byte for byte in the cohort that this release was made from, "
+            f"{found['near_duplicates']} more nearly so ({found['patients']} of {found['of_patients']} patients): this is no "
+            "external data. Leave these patients out (--where, --patients), or --allow-overlap, and every figure will say so"
+        )
+    return found
+
+
+def overlap_notes(found: dict[str, Any]) -> list[str]:
+    """What the figures must not be shown without."""
+    if not found["checked"]:
+        return ["Overlap with the training data was NOT checked: data/prepared here is not what this release was made from."]
+    if not (found["identical"] or found["near_duplicates"]):
+        return []
+    return [
+        f"NOT external: {found['identical']} slices are identical to some, {found['near_duplicates']} nearly, that the "
+        f"release was made from ({found['patients']} of {found['of_patients']} patients; --allow-overlap)."
+    ]
 
 
 def near_any(hashes: Hashes, others: Hashes, max_distance: int = MAX_DISTANCE) -> NDArray[np.bool_]:

@@ -19,9 +19,13 @@ from strokect.statistics import CHUNK, bootstrap_weights, estimate, weighted_sha
 Floats = NDArray[np.float64]
 CANNOT_TELL = "cannot tell"
 FIGURES = ("roc_auc", "sensitivity", "specificity", "brier", "ece")
+PARTS = {
+    "oof": "The figures beside are out-of-fold, of single fold models",
+    "test": "The figures beside are those of the test part, of what ships",
+}
 NOTES = [
-    "Development figures are out-of-fold: those of single fold models. External slices are judged by what ships. A part of each "
-    "difference may be that and not the data.",
+    "Rates and calibration beside are out-of-fold, of single fold models. External slices are judged by what ships, and an average "
+    "of models is less sure of itself than each of them: a part of each difference may be that and not the data.",
     "Rates and figures: interval of external − development by Newcombe's square-and-add of the two patient-clustered intervals.",
     "Grey levels are those of the head on the picture shrunk to 128 pixels, as the service sees them (a DICOM file "
     "in the brain window). Chance: as far as so many development patients are from their own cohort in 19 of 20 draws.",
@@ -61,11 +65,15 @@ def shift_report(
         },
         "development_part": release.get("part"),
         "development_patients": known["n_patients"] if known else None,
-        "notes": NOTES if known else [*NOTES, "This release carries no reference of its development slices: make it again."],
+        "notes": [
+            f"{PARTS.get(release.get('part', ''), 'The figures beside are of an unknown part')}.",
+            *NOTES,
+            *([] if known else ["This release carries no reference of its development slices: make it again."]),
+        ],
     }
 
 
-def difference(external: dict[str, Any], development: dict[str, Any] | None, *, judge: bool = True) -> dict[str, Any]:
+def difference(external: dict[str, Any] | None, development: dict[str, Any] | None, *, judge: bool = True) -> dict[str, Any]:
     """External − development of two independent estimates `{"value", "ci95"}` with an interval and a verdict.
 
     Square-and-add (Newcombe 1998, method 10; Zou & Donner 2008): each limit is as far from the difference as the two limits that
@@ -75,7 +83,7 @@ def difference(external: dict[str, Any], development: dict[str, Any] | None, *, 
     estimates = (external, development)
     if any(e is None or e["value"] is None or e["ci95"] is None for e in estimates):
         return entry | {"verdict": "not estimable"}
-    assert development is not None
+    assert external is not None and development is not None
     e, (e_low, e_high) = external["value"], external["ci95"]
     d, (d_low, d_high) = development["value"], development["ci95"]
     low = e - d - math.hypot(e - e_low, d_high - d)
