@@ -24,8 +24,8 @@ PARTS = {
     "test": "The figures beside are those of the test part, of what ships",
 }
 NOTES = [
-    "Rates and calibration beside are out-of-fold, of single fold models. External slices are judged by what ships, and an average "
-    "of models is less sure of itself than each of them: a part of each difference may be that and not the data.",
+    "Rates and calibration beside are out-of-fold, of single fold models. External slices are judged by what ships, and an "
+    "average of models is less sure of itself than each of them: a part of each difference may be that and not the data.",
     "Rates and figures: interval of external − development by Newcombe's square-and-add of the two patient-clustered intervals.",
     "Grey levels are those of the head on the picture shrunk to 128 pixels, as the service sees them (a DICOM file "
     "in the brain window). Chance: as far as so many development patients are from their own cohort in 19 of 20 draws.",

@@ -14,8 +14,9 @@ import yaml
 from conftest import workspace
 from fakes import TARGET, encode, fake_release
 from PIL import Image
-from site_fixtures import hashes, site_params, site_slices, write_site
+from site_fixtures import hashes, site_params
 
+from examples.make_site import site_slices, write_site
 from stages import external as stage
 from strokect.errors import DataError, NotEstimableError, ParamsError
 from strokect.external import choose_rows
@@ -28,7 +29,7 @@ from strokect.predictor import Predictor
 from strokect.slices import load_slice
 from strokect.sources import Row
 
-SLICES = site_slices(patients=8, slices=4, seed=5)
+SLICES = site_slices(patients=8, slices=4, seed=5, size=64, brighter=0)
 OUT = Path("reports/external/folder")
 
 
@@ -104,7 +105,7 @@ def prepared_of(files: list[tuple[str, int, bytes]]) -> None:
 def test_pictures_that_the_release_was_made_from_are_caught(site: Path) -> None:
     grey = np.asarray(Image.open(io.BytesIO(SLICES[9][2]))).astype(int)
     brighter = encode(np.clip(grey + 2, 0, 255).astype(np.uint8))
-    other = site_slices(patients=1, slices=1, seed=90)[0][2]
+    other = site_slices(patients=1, slices=1, seed=90, size=64, brighter=0)[0][2]
     prepared_of([SLICES[0], ("p9_0.png", 0, other), ("p9_1.png", 1, brighter)])
     with pytest.raises(DataError, match=r"1 of 32 slices are byte for byte .* 1 more nearly so \(2 of 8 pat.*no external"):
         run()

@@ -12,8 +12,9 @@ import pytest
 import yaml
 from conftest import workspace
 from fakes import TARGET, fake_release
-from site_fixtures import hashes, site_params, site_slices, write_site
+from site_fixtures import hashes, site_params
 
+from examples.make_site import site_slices, write_site
 from stages import external, recalibrate
 from stages.build_bento import self_test_slice
 from strokect.calibration import Calibrator, sigmoid
@@ -25,7 +26,7 @@ from strokect.recalibration import Cases, after, before, check_cases, fit_ensemb
 from strokect.release import OperatingPoint, load_release
 from strokect.release_writer import write_release
 
-SLICES = site_slices(patients=44, slices=3, seed=5, brighter=10)
+SLICES = site_slices(patients=44, slices=3, seed=5, size=64, brighter=10)
 SCORES, OUT = Path("reports/external/folder"), Path("models/site_releases/north")
 GOALS = ("f2", "f2")
 OWN = Calibrator("affine", 0.8, -0.1)
@@ -249,7 +250,7 @@ def test_from_the_pipeline_to_a_site_and_back(pipeline: Path, tmp_path: Path) ->
         own = read_json("reports/external/own/external.json")
         assert own["overlap"]["identical"] == own["n_slices"] and own["notes"][0].startswith("NOT external")
         assert own["shift"]["intensity"]["head_grey_levels"]["verdict"] == "cannot tell"
-        write_site(Path("data/raw/similar"), site_slices(patients=48, slices=4, seed=78, size=48))
+        write_site(Path("data/raw/similar"), site_slices(patients=48, slices=4, seed=78, size=48, brighter=0))
         external.main(["--source", "folder", "--raw", "data/raw/similar"])
         recalibrate.main(["--scores", str(SCORES), "--site", "north"])
         assert Predictor(OUT).describe()["site"]["name"] == "north"
