@@ -2,8 +2,8 @@
 
     python -m examples.make_site [FOLDER]        from the repository root; FOLDER is `example/site` by default
 
-`FOLDER/slices` holds `stroke/` and `normal/`, as `data.source: folder` wants them; `FOLDER/site.yaml` is the params.yaml of here with
-the target that these labels have. docs/external.md says what to do with both.
+`FOLDER/slices` holds `stroke/` and `normal/`, as `data.source: folder` wants them; `FOLDER/site.yaml` is the params.yaml of here
+with the target that these labels have. docs/external.md says what to do with both.
 """
 
 import io
