@@ -8,7 +8,7 @@ go stale. A killed run goes on where it was.
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,7 +28,8 @@ from strokect.external_page import external_page
 from strokect.files import atomic_path, write_json, write_text
 from strokect.journal import Journal
 from strokect.overlap import check_overlap, overlap_notes
-from strokect.params import DataParams, load_params
+from strokect.params import load_params
+from strokect.readers import READERS
 from strokect.release import load_release
 from strokect.reporting import metrics_table
 from strokect.shift import shift_table, verdict_lines
@@ -65,9 +66,9 @@ def check_target(ours: str, theirs: str, why: str | None) -> dict[str, str] | No
 def main(arguments: list[str] | None = None) -> None:
     """Write external.json and .html and the local scores.csv and dropout.npy; print figures, shift and verdicts."""
     given = parse(arguments)
-    params, known = load_params(given.params), get_args(get_type_hints(DataParams)["source"])
-    if known and given.source not in known:
-        raise ParamsError(f"--source {given.source!r}: allowed: {', '.join(known)}")
+    params = load_params(given.params)
+    if given.source not in READERS:
+        raise ParamsError(f"--source {given.source!r}: allowed: {', '.join(READERS)}")
     release, root = load_release(given.release), given.raw or Path("data/raw") / given.source
     size, out = int(release.sidecar["image_size"]), given.out or Path("reports/external") / given.source
     source = read_source(replace(params.data, source=given.source, image_size=size), root)
@@ -88,6 +89,8 @@ def main(arguments: list[str] | None = None) -> None:
     p = params.evaluate
     metrics = evaluate_external(release, scores, seen, cohort, resamples=p.resamples, seed=p.seed)
     differs = [f"The labels ask another question than the release ({target['labels']!r}): {target['why']}"] if target else []
+    if not source.patient_ids:
+        differs.append("Nothing tells whose a slice is: each counts as a patient, and intervals are too narrow for it.")
     metrics["notes"] = [*overlap_notes(overlap), *differs, *metrics["notes"]]
     metrics |= {"release": {"version": release.version, "created_from": release.created_from}, "overlap": overlap}
     metrics |= {"where": given.where, "chosen_patients": listed is not None, "target_differs": target, "unreadable": unreadable}

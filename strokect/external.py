@@ -99,7 +99,9 @@ def survey(source: Source, rows: list[Row], root: Path, size: int, journal: Jour
     with ThreadPoolExecutor(available_cores()) as pool:
         seen = list(tqdm(pool.map(look, rows), total=len(rows), desc="external: read", unit="slice", mininterval=1))
     pairs = list(zip(rows, seen, strict=True))
-    unreadable = [(row.file, s.code, str(s)) for row, s in pairs if isinstance(s, ImageError)]
+    # What the reader could not make out may be of any part of the source that was asked for.
+    unreadable = [(file, "unreadable_by_reader", reason) for file, reason in source.unreadable]
+    unreadable += [(row.file, s.code, str(s)) for row, s in pairs if isinstance(s, ImageError)]
     kept = [(row, *s) for row, s in pairs if not isinstance(s, ImageError)]
     names = kept[0][2]["pixels"] if kept else ()
     return Survey(
