@@ -25,6 +25,7 @@ from strokect.pixel_checks import measure
 from strokect.pointing_game import play_out_of_fold
 from strokect.policy import Policy
 from strokect.safety_report import safety_metrics, summary_table
+from strokect.shift_reference import head_levels
 from strokect.shipping import shipped_folders
 from strokect.slices import Picture
 from strokect.sources import is_no_picture, raw_pictures
@@ -35,12 +36,17 @@ POINT = Path("models/operating_point.json")
 SAFETY = Path("models/safety")
 
 
-def measure_all(pictures: list[Callable[[], Picture]]) -> dict[str, NDArray[np.float64]]:
-    """Every descriptor of every picture: name → (n,). A picture is dropped as soon as it is measured."""
+def measure_all(pictures: list[Callable[[], Picture]]) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]:
+    """Every descriptor of every picture: name → (n,), and its head's grey levels (n, B). A picture is dropped once measured."""
+
+    def look(read: Callable[[], Picture]) -> tuple[dict[str, float], NDArray[np.float64]]:
+        picture = read()
+        return measure(picture), head_levels(picture)
+
     with ThreadPoolExecutor(available_cores()) as pool:
-        jobs = pool.map(lambda read: measure(read()), pictures)
+        jobs = pool.map(look, pictures)
         rows = list(tqdm(jobs, total=len(pictures), desc="safety: pixel checks", unit="slice", mininterval=1))
-    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    return {name: np.array([row[name] for row, _ in rows]) for name in rows[0][0]}, np.array([levels for _, levels in rows])
 
 
 def outlier_pictures(params: SafetyParams, synthetic: bool, pictures: list[Callable[[], Picture]]) -> dict[str, list[bytes]]:
@@ -102,7 +108,7 @@ def main() -> None:
     gate, proxies = choose_gate(list(gates.values()))
     pictures = raw_pictures(params.data, list(oof["file"]))
     raw_gate, fold = held_out_scores(gates, gate)
-    pixels = measure_all(pictures)
+    pixels, heads = measure_all(pictures)
     texture = Texture.of(pixels)
     scored = safety_fit.Scored(
         pixels=pixels,
@@ -135,6 +141,7 @@ def main() -> None:
         "uncertainty": comparison,
         **safety_metrics(
             scored,
+            heads,
             prepared.manifest["slice"].to_numpy(np.int64)[development_rows(split)],
             policy,
             judge,

@@ -171,6 +171,7 @@ class Predictor:
             "metrics": release.metrics,
             "safety": release.safety,
             "group_by": point.group_by,
+            "site": point.site,  # None unless this is a recalibrated release: its name, cases and parent version
             "data": {key: release.created_from.get(key) for key in DATA_KEYS},
             "audit": {"passed": release.audit.get("passed"), "allowed": list(dict.fromkeys(allowed))},
             "warnings": [],

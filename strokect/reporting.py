@@ -94,6 +94,9 @@ def notes(part: str, cohort: dict[str, Any], sidecar: dict[str, Any], audit: dic
             "thresholds chosen on other patients (so the confusion matrix is not that of the one threshold shown, which ships). "
             f"ROC AUC and average precision are those of the raw scores. {shipped}"
         )
+    elif part == "external":
+        judge = "student" if student else "ensemble"
+        lines.append(f"External data: judged by the exported {judge} of a frozen release; nothing was fitted on these slices.")
     else:
         judge = "student" if student else "ensemble"
         lines.append(f"Test part: judged by the exported {judge} with the operating point chosen out-of-fold.")

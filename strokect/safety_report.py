@@ -18,6 +18,7 @@ from strokect.pixel_checks import CHECKS
 from strokect.policy import UNLIKE, Policy
 from strokect.reporting import figure_text
 from strokect.safety_fit import Scored, cross_fitted
+from strokect.shift_reference import reference
 from strokect.slices import decode
 from strokect.statistics import bootstrap_weights, estimate, roc_auc, weighted_share
 from strokect.texture import GUARD, TEXTURE
@@ -161,9 +162,18 @@ def position_thirds(patients: NDArray[np.str_], order: NDArray[np.int64]) -> NDA
 
 
 def safety_metrics(
-    scored: Scored, order: NDArray[np.int64], policy: Policy, judge: Judge, outliers: dict[str, list[bytes]], params: SafetyParams
+    scored: Scored,
+    heads: Floats,
+    order: NDArray[np.int64],
+    policy: Policy,
+    judge: Judge,
+    outliers: dict[str, list[bytes]],
+    params: SafetyParams,
 ) -> dict[str, Any]:
-    """The parts of metrics/safety.json about rejecting and referring; `order` (n,) is each slice's place in its patient."""
+    """The parts of metrics/safety.json about rejecting and referring, and what external data is compared with.
+
+    `heads` (n, B) are the grey levels of each slice's head, `order` (n,) is its place in its patient.
+    """
     resampling = {"resamples": params.resamples, "seed": params.seed}
     fitted = cross_fitted(scored, policy.threshold, policy.measure, params.max_false_reject, params.refer_rate, params.seed)
     categories = {}
@@ -182,6 +192,7 @@ def safety_metrics(
         "policy_out_of_fold": account(
             scored.labels, combine(scored.decision, fitted.rejected, fitted.referred), scored.patients, **resampling
         ),
+        "reference": reference(scored, heads, fitted.referred, policy, params.refer_rate, **resampling),
         "notes": NOTES,
     }
 
