@@ -26,6 +26,7 @@ from strokect.pointing_game import play_out_of_fold
 from strokect.policy import Policy
 from strokect.safety_report import safety_metrics, summary_table
 from strokect.selective import choose_measure, compare_measures
+from strokect.shift_reference import head_levels
 from strokect.shipping import shipped_folders
 from strokect.slices import Picture
 from strokect.sources import is_no_picture, raw_pictures
@@ -36,12 +37,17 @@ POINT = Path("models/operating_point.json")
 SAFETY = Path("models/safety")
 
 
-def measure_all(pictures: list[Callable[[], Picture]]) -> dict[str, NDArray[np.float64]]:
-    """Every descriptor of every picture: name → (n,). A picture is dropped as soon as it is measured."""
+def measure_all(pictures: list[Callable[[], Picture]]) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]:
+    """Every descriptor of every picture: name → (n,), and its head's grey levels (n, B). A picture is dropped once measured."""
+
+    def look(read: Callable[[], Picture]) -> tuple[dict[str, float], NDArray[np.float64]]:
+        picture = read()
+        return measure(picture), head_levels(picture)
+
     with ThreadPoolExecutor(available_cores()) as pool:
-        jobs = pool.map(lambda read: measure(read()), pictures)
+        jobs = pool.map(look, pictures)
         rows = list(tqdm(jobs, total=len(pictures), desc="safety: pixel checks", unit="slice", mininterval=1))
-    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    return {name: np.array([row[name] for row, _ in rows]) for name in rows[0][0]}, np.array([levels for _, levels in rows])
 
 
 def outlier_pictures(params: SafetyParams, synthetic: bool, pictures: list[Callable[[], Picture]]) -> dict[str, list[bytes]]:
@@ -104,7 +110,7 @@ def main() -> None:
     gate, proxies = choose_gate(list(gates.values()))
     pictures = raw_pictures(params.data, list(oof["file"]))
     raw_gate, fold = held_out_scores(gates, gate)
-    pixels = measure_all(pictures)
+    pixels, heads = measure_all(pictures)
     texture = Texture.of(pixels)
     scored = safety_fit.Scored(
         pixels=pixels,
@@ -132,11 +138,13 @@ def main() -> None:
     metrics: dict[str, Any] = {
         "source": prepared.cohort["source"],
         "target": prepared.cohort["target"],
+        "patient_level_verifiable": prepared.cohort["patient_level_verifiable"],
         "policy": policy.to_json(),
         "feature_gate_choice": proxies,
         "uncertainty": comparison,
         **safety_metrics(
             scored,
+            heads,
             prepared.manifest["slice"].to_numpy(np.int64)[development_rows(split)],
             policy,
             judge,

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strokect.files import read_json
+from strokect.manifest import NOT_VERIFIABLE
 from strokect.operating_point import patient_labels
 from strokect.statistics import summarise
 
@@ -65,6 +66,7 @@ def report(
         "n_slices": len(labels),
         "n_patients": len(names),
         "n_positive_patients": int(truth.sum()),
+        "patient_level_verifiable": cohort["patient_level_verifiable"],
         "group_by": sidecar["group_by"],
         "target": sidecar["target"],
         "device": sidecar["device"],
@@ -94,11 +96,16 @@ def notes(part: str, cohort: dict[str, Any], sidecar: dict[str, Any], audit: dic
             "thresholds chosen on other patients (so the confusion matrix is not that of the one threshold shown, which ships). "
             f"ROC AUC and average precision are those of the raw scores. {shipped}"
         )
+    elif part == "external":
+        judge = "student" if student else "ensemble"
+        lines.append(f"External data: judged by the exported {judge} of a frozen release; nothing was fitted on these slices.")
     else:
         judge = "student" if student else "ensemble"
         lines.append(f"Test part: judged by the exported {judge} with the operating point chosen out-of-fold.")
     if sidecar["group_by"] == "none":
         lines.append("NOT patient-independent: slices of one patient are in several parts (split.group_by: none).")
+    if not cohort["patient_level_verifiable"]:
+        lines.append(NOT_VERIFIABLE)
     if cohort["labels"] == "shuffled":
         lines.append("Control run: labels were permuted between patients and mean nothing.")
     if cohort["synthetic"]:

@@ -18,6 +18,7 @@ from strokect.pixel_checks import CHECKS
 from strokect.policy import UNLIKE, Policy
 from strokect.reporting import figure_text
 from strokect.safety_fit import ReferGoal, Scored, cross_fitted
+from strokect.shift_reference import reference
 from strokect.slices import decode
 from strokect.statistics import bootstrap_weights, estimate, roc_auc, weighted_share
 from strokect.subgroups import position_thirds
@@ -152,9 +153,18 @@ def false_rejects(
 
 
 def safety_metrics(
-    scored: Scored, order: NDArray[np.int64], policy: Policy, judge: Judge, outliers: dict[str, list[bytes]], params: SafetyParams
+    scored: Scored,
+    heads: Floats,
+    order: NDArray[np.int64],
+    policy: Policy,
+    judge: Judge,
+    outliers: dict[str, list[bytes]],
+    params: SafetyParams,
 ) -> dict[str, Any]:
-    """The parts of metrics/safety.json about rejecting and referring; `order` (n,) is each slice's place in its patient."""
+    """The parts of metrics/safety.json about rejecting and referring, and what external data is compared with.
+
+    `heads` (n, B) are the grey levels of each slice's head, `order` (n,) is its place in its patient.
+    """
     resampling = {"resamples": params.resamples, "seed": params.seed}
     refer = ReferGoal(params.refer_rate, params.refer_error_rate)
     fitted = cross_fitted(scored, policy.threshold, policy.measure, params.max_false_reject, refer, params.seed)
@@ -174,6 +184,7 @@ def safety_metrics(
         "policy_out_of_fold": account(
             scored.labels, combine(scored.decision, fitted.rejected, fitted.referred), scored.patients, **resampling
         ),
+        "reference": reference(scored, heads, fitted.referred, policy, params.refer_rate, **resampling),
         "notes": NOTES,
     }
 

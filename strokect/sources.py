@@ -58,14 +58,16 @@ class Source:
     """A cohort as its reader found it, sorted by patient and slice. `read` and `picture` are called from several threads."""
 
     rows: list[Row]
-    read: Callable[[Row], Pixels]  # raises ImageError
+    read: Callable[[Row], Pixels]  # of the row's file and `data` only: `prepare` keeps what it gives; raises ImageError
     picture: Callable[[Row], Picture]  # the slice as its file has it, before any resizing; raises ImageError
     target: str  # what a positive label means, in words; travels to model, page and report
     label_unit: str  # slice | series | patient: what one label was given for
     left_out: list[tuple[str, str]] = field(default_factory=list)  # (file, reason): what is no slice of this cohort
     unreadable: list[tuple[str, str]] = field(default_factory=list)  # (file, reason): may be one; counts as data.max_unreadable
     patient_labels: dict[str, dict[str, int]] = field(default_factory=dict)  # patient → {who says it: 0 | 1}
-    patient_ids: bool = True  # False: nothing tells whose a slice is, and each row's `patient` is its file
+    patient_ids: bool = (
+        True  # False: nothing tells whose a slice is, each row's `patient` is its file, `prepare` groups by likeness
+    )
     path: Callable[[Row], Path] | None = None  # the raw file that a row is read from, where it is not `file` below the root
     look_up: str = ""  # the command that says which path a `file` is, where it is a pseudonym
 
@@ -80,7 +82,7 @@ def read_source(params: DataParams, root: Path) -> Source:
     if not source.rows:
         counts = Counter(reason for _, reason in source.left_out + source.unreadable).most_common()
         raise DataError(f"{root}: no slices found" + "".join(f"\n  left out: {n} × {reason}" for reason, n in counts))
-    if params.labels == "shuffled":
+    if params.labels == "shuffled" and source.patient_ids:  # otherwise `prepare` does it when it knows the groups
         source = shuffle_patient_labels(source, params.shuffle_seed)
     return source
 

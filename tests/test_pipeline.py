@@ -97,6 +97,7 @@ def test_metrics_have_the_contracts_form(pipeline: Path, name: str, part: str) -
     metrics = read_json(pipeline / f"metrics/{name}.json")
     assert metrics["part"] == part
     assert {"slice", "patient", "n_slices", "n_patients", "n_positive_patients", "group_by", "target", "device"} <= set(metrics)
+    assert metrics["patient_level_verifiable"] is True
     for level in ("slice", "patient"):
         assert set(metrics[level]) >= {*FIGURES, "threshold", "confusion_matrix", "per_class"}
         for figure in FIGURES:
