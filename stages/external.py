@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> None:
     scores = scores_table(release, seen, found)
     synthetic = given.source == "phantom"
     cohort = {"source": given.source, "labels": params.data.labels, "synthetic": synthetic}
-    cohort["data_sha256"] = data_hash(scores, seen.sha256)
+    cohort |= {"data_sha256": data_hash(scores, seen.sha256), "patient_level_verifiable": source.patient_ids}
     p = params.evaluate
     metrics = evaluate_external(release, scores, seen, cohort, prevalence=p.prevalence, resamples=p.resamples, seed=p.seed)
     differs = [f"The labels ask another question than the release ({target['labels']!r}): {target['why']}"] if target else []
