@@ -72,7 +72,7 @@ def train(folder: Path, world: World, epochs: int = 3) -> dict[str, Any]:
     """Everything a run leaves behind; the checkpoint is that of `folder`, its schedule that of three epochs."""
     torch.manual_seed(0)
     net = FoldNet(Small(), 6, (0.5,) * 3, (0.5,) * 3, 0.3)
-    loop = Trainer(net, task(), train_params(), seed=1, mine_epoch=2, resume=folder / "resume.pt", world=world)
+    loop = Trainer(net, task(), train_params(mixup_alpha=0.4), seed=1, mine_epoch=2, resume=folder / "resume.pt", world=world)
     resumed = loop.progress.epoch
 
     def stop(row: dict[str, float]) -> None:

@@ -298,7 +298,7 @@ def test_a_trial_is_judged_after_calibration_that_never_saw_its_patients(cohort:
 
 
 def test_a_killed_trial_goes_on_where_it_was(cohort: tuple[Params, Prepared, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("strokect.search_trial.build_network", lambda backbone, weights, dropout: fake_net())
+    monkeypatch.setattr("strokect.search_trial.build_network", lambda *model: fake_net())
     params, prepared, folder = cohort
     given = make_tuning_set(params, prepared, read_split(SPLIT, prepared.manifest))
     values = current_values(params)
