@@ -4,7 +4,6 @@ import contextlib
 import os
 import shutil
 import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -23,6 +22,7 @@ import yaml
 from conftest import ROOT, run, tiny_params, workspace
 from test_training import bright_or_dark, fake_net
 
+from docs.offline_runs import read_run
 from strokect.fold import some_augmented, train
 from strokect.manifest import PREPARED
 from strokect.params import Params, load_params
@@ -54,44 +54,6 @@ def own_wandb() -> Iterator[None]:
             wandb.teardown()  # type: ignore[attr-defined]
         os.environ.clear()
         os.environ.update(before)
-
-
-def records(path: Path) -> Iterator[Any]:
-    """The records of a .wandb file: LevelDB's log format (pieces of records in blocks of 32 KiB) after 7 bytes."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    data, at, piece = path.read_bytes(), 7, b""
-    assert data[:4] == b":W&B"
-    while at < len(data):
-        if 32768 - at % 32768 < 7:
-            at += 32768 - at % 32768
-            continue
-        _, length, kind = struct.unpack("<IHB", data[at : at + 7])
-        piece += data[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind in (1, 4):  # a whole record, or the last piece of one
-            yield Record.FromString(piece)
-            piece = b""
-
-
-def read_run(folder: Path) -> dict[str, Any]:
-    """What an offline run says: its description, history rows, summary and artifacts."""
-    import json
-
-    rows: list[dict[str, Any]] = []
-    found: dict[str, Any] = {"rows": rows, "summary": {}, "artifacts": [], "config": {}}
-    for record in records(next(folder.glob("*.wandb"))):
-        kind = record.WhichOneof("record_type")
-        if kind == "run":
-            found["run"] = record.run
-            found["config"] = {item.key: json.loads(item.value_json) for item in record.run.config.update}
-        elif kind == "history":
-            rows.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item})
-        elif kind == "summary":
-            found["summary"] |= {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in record.summary.update}
-        elif kind == "artifact":
-            found["artifacts"].append(record.artifact)
-    return found
 
 
 def plant_names() -> None:
