@@ -29,7 +29,8 @@ class Step:
 SMALL = {"data.image_size": 96, "train.epochs": 8, "hnm.enabled": "false", "train.augment.bleeds": 0, "model.frozen_stages": 0}
 FROZEN = SMALL | {"model.frozen_stages": 2}
 BLEEDS = FROZEN | {"train.augment.bleeds": 0.25}
-PRETRAINED = ".strokect/phantom.safetensors"
+# DVC knows a weights file by its name only: other commands below, another name.
+PRETRAINED = ".strokect/phantom-200.safetensors"
 PRETRAIN = (
     "dvc exp run train_fold@0 -S profile=phantom -S data.image_size=96 -S data.phantom.patients=200 -S split.test_fraction=0 "
     "-S model.frozen_stages=2",

@@ -1,4 +1,4 @@
-"""Reading W&B's offline runs back: what would be sent, taken from the files themselves and not from what was meant to be logged."""
+"""Reading W&B's offline runs back: what would be sent, from the files themselves and not from what was meant to be logged."""
 
 import json
 import struct

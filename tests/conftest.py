@@ -35,9 +35,20 @@ def committed(path: str) -> str:
     return done.stdout
 
 
+def copy_repository(folder: Path) -> None:
+    """The working tree with what is not committed yet, as a git repository without a commit."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name in filter(lambda name: (ROOT / name).is_file(), listed.stdout.splitlines()):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+
+
 def tiny_params() -> dict[str, Any]:
     """The params of conf/profile/tiny.yaml, which two cores train in seconds: random weights, 48 px, two folds."""
-    return composed("profile=tiny")
+    return composed("profile=tiny", "model.weights=none")
 
 
 @contextlib.contextmanager

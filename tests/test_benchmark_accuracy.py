@@ -71,7 +71,7 @@ def test_what_a_step_needs_is_made_first_and_an_error_in_it_ends_the_run(monkeyp
         return SimpleNamespace(returncode=len(made) == 3)
 
     monkeypatch.setattr(accuracy.subprocess, "run", fail_at_third)
-    with pytest.raises(DataError, match=r"`dvc exp run tune_threshold .*phantom\.safetensors.*` failed"):
+    with pytest.raises(DataError, match=r"`dvc exp run tune_threshold .*phantom-200\.safetensors.*` failed"):
         accuracy.main(["phantom-pretrained"])
     step = STEPS["phantom-pretrained"]
     assert made[:2] == list(step.before) and len(made) == 3
