@@ -55,11 +55,9 @@ def describe(found: dict[str, Any]) -> dict[str, Any]:
     """
     run, logged = found["run"], dict[str, int]()
     for row in found["rows"]:
-        for key in row:
-            if not key.startswith("_"):
-                name = next((key[: -len(end)] for end in ("/_type", "/path", "/sha256") if key.endswith(end)), key)
-                logged[name] = logged.get(name, 0) + 1
-    figures = {key: value for key, value in found["summary"].items() if not key.startswith("_") and not isinstance(value, dict)}
+        for name in plain(row)[0]:
+            logged[name] = logged.get(name, 0) + 1
+    figures = plain(found["summary"])[1]
     return {
         "name": run.display_name,
         "job": run.job_type,
@@ -70,6 +68,17 @@ def describe(found: dict[str, Any]) -> dict[str, Any]:
         "summary": dict(sorted(figures.items())),
         "artifacts": [describe_artifact(artifact) for artifact in found["artifacts"]],
     }
+
+
+def plain(row: dict[str, Any]) -> tuple[set[str], dict[str, Any]]:
+    """The names in a row, each picture's once, and the figures among them. A picture comes as `name/_type`, `name/path`, …"""
+    pictures = {key.removesuffix("/_type") for key in row if key.endswith("/_type")}
+    figures = {
+        key: value
+        for key, value in row.items()
+        if not key.startswith("_") and not any(key.startswith(f"{picture}/") for picture in pictures)
+    }
+    return pictures | set(figures), figures
 
 
 def describe_artifact(artifact: Any) -> dict[str, Any]:

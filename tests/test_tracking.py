@@ -184,8 +184,8 @@ def test_build_bento_holds_the_exported_models_with_the_hashes_of_what_they_lear
 
 def test_a_trial_holds_its_params_its_course_and_its_value(later: Path, runs: dict[str, dict[str, Any]]) -> None:
     with contextlib.chdir(later):
-        *_, study, _ = search.prepare_search()
-    for trial in study.trials:
+        trials = search.prepare_search()[2].trials
+    for trial in trials:
         found = runs[f"trial-{trial.number}"]
         assert (found["run"].run_group, found["run"].job_type) == ("search-strokect", "search")
         train = found["config"]["train"]
