@@ -10,6 +10,7 @@ from docs.prepare_page import prepare_page
 from docs.safety_page import rejects_table, safety_page
 from docs.search_page import search_page
 from docs.serving_page import serving_page, serving_table
+from docs.tracking_page import tracking_page
 from docs.training_speed_page import training_speed_page, training_speed_table
 from strokect.errors import DataError, run_stage
 from strokect.files import read_json, write_text
@@ -45,6 +46,7 @@ def pages() -> dict[Path, str]:
         RESULTS / "safety.md": safety_page(safety_runs(), headlines()),
         RESULTS / "search.md": search_page(read_json(PHANTOM / "search.json")),
         RESULTS / "serving.md": serving_page(*(read_json(RESULTS / f"{name}.json") for name in ("serve", "release", "service"))),
+        RESULTS / "tracking.md": tracking_page(read_json(PHANTOM / "tracking.json")),
         RESULTS / "training-speed.md": training_speed_page(read_json(RESULTS / "train.json")),
     }
 

@@ -49,6 +49,8 @@ def check_ranges(params: Params, file: str) -> None:
         (0 <= p.train.label_smoothing < 0.5, "train.label_smoothing", "at least 0 and below 0.5"),
         (0 <= p.train.ema_decay < 1, "train.ema_decay", "at least 0 and below 1"),
         (0 <= p.train.augment.bleeds <= 1, "train.augment.bleeds", "between 0 and 1"),
+        (p.train.mixup_alpha >= 0, "train.mixup_alpha", "0 or more"),
+        (0 < p.train.layer_decay <= 1, "train.layer_decay", "above 0 and at most 1"),
         (p.train.clip_norm > 0, "train.clip_norm", "above 0"),
         (1 <= p.hnm.mine_epoch <= p.train.epochs, "hnm.mine_epoch", "between 1 and train.epochs"),
         (0 <= p.hnm.negative_fraction <= 1, "hnm.negative_fraction", "between 0 and 1"),

@@ -62,6 +62,7 @@ class ModelParams:
     weights: str  # package | hub | none | a path to a .safetensors or .pth file
     dropout: float
     frozen_stages: int  # the stem and so many stages keep the weights they start with
+    symmetry: bool  # the mirrored slice as a second input; see symmetry.py
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,8 @@ class TrainParams:
     focal_gamma: float
     label_smoothing: float
     class_balance: bool
+    mixup_alpha: float  # 0: off
+    layer_decay: float  # of the learning rate, from each block to the one before it; 1: all layers learn alike
     clip_norm: float
     ema_decay: float
     amp: Literal["auto", "bf16", "fp16", "off"]

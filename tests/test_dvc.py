@@ -2,14 +2,13 @@
 
 import ast
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, committed, tiny_params
+from conftest import ROOT, committed, copy_repository, tiny_params
 
 from strokect.readers import READERS
 
@@ -93,14 +92,10 @@ def shell(folder: Path, *command: str) -> str:
 def test_push_clone_pull_and_nothing_to_do(tmp_path: Path) -> None:
     """A whole tiny `dvc repro` in a copy of the working tree, through a local-folder remote, into a fresh clone."""
     first, second = tmp_path / "first", tmp_path / "second"
-    files = [line for line in shell(ROOT, "git", "ls-files", "-co", "--exclude-standard").splitlines() if (ROOT / line).is_file()]
-    for name in files:
-        (first / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, first / name)
+    copy_repository(first)
     (first / "dvc.lock").unlink(missing_ok=True)
     (first / "params.yaml").write_text(yaml.safe_dump(tiny_params()))
     git = ("git", "-c", "user.name=t", "-c", "user.email=t@t")
-    shell(first, "git", "init", "-q")
     shell(first, "dvc", "repro")
     assert "up to date" in shell(first, "dvc", "repro")
     shell(first, "dvc", "remote", "add", "-d", "store", str(tmp_path / "store"))
