@@ -35,10 +35,11 @@ def runs() -> dict[str, tuple[Step, int]]:
 
 
 def command(name: str) -> str:
-    """The command that makes a run; it stops after the out-of-fold figures."""
+    """The command that makes a run, after those that it needs; it stops after the out-of-fold figures."""
     step, seed = runs()[name]
     overrides = {"profile": PROFILE, **step.overrides, "split.seed": seed}
-    return " ".join(["dvc exp run tune_threshold", *(f"-S {key}={value}" for key, value in overrides.items())])
+    run = " ".join(["dvc exp run tune_threshold", *(f"-S {key}={value}" for key, value in overrides.items())])
+    return " && ".join([*step.before, run])
 
 
 def log_losses(scores: pd.DataFrame) -> np.ndarray:
@@ -70,7 +71,6 @@ def collect(name: str) -> dict[str, Any]:
         scores["probability"] = scores["in_series"]
         slice_auc = auc_with_interval(scores)
     losses = log_losses(scores)
-    SCORES.mkdir(parents=True, exist_ok=True)
     scores.to_csv(SCORES / f"{name}.csv", index=False)
     histories = [pd.read_csv(path) for path in sorted(Path("models").glob("*/*/history.csv"))]
     found: dict[str, Any] = {
@@ -100,10 +100,12 @@ def main(arguments: list[str] | None = None) -> None:
     if unknown := set(names) - set(runs()):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(runs())}")
     check_raw_data("kaggle_ct_ich", Path("data/raw/kaggle_ct_ich"))
+    SCORES.mkdir(parents=True, exist_ok=True)
     for name in names:
         print(f"== {command(name)}", flush=True)
-        if subprocess.run(command(name).split(), check=False).returncode:
-            raise DataError(f"`{command(name)}` failed; its message is above. Give the command again to resume")
+        for part in command(name).split(" && "):
+            if subprocess.run(part.split(), check=False).returncode:
+                raise DataError(f"`{part}` failed; its message is above. Give the command again to resume")
         write_json(RESULTS / f"{name}.json", collect(name))
         write_text(RESULTS.with_suffix(".md"), render(read_results()))
 

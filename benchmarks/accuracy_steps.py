@@ -18,6 +18,7 @@ class Step:
     against: str | None  # the step that differs by this change only
     overrides: Mapping[str, Any]
     kept_for: str | None = None  # why later steps stand on it although its log loss is not lower
+    before: tuple[str, ...] = ()  # commands that make what the overrides name
 
     @property
     def in_series(self) -> bool:
@@ -28,6 +29,13 @@ class Step:
 SMALL = {"data.image_size": 96, "train.epochs": 8, "hnm.enabled": "false", "train.augment.bleeds": 0, "model.frozen_stages": 0}
 FROZEN = SMALL | {"model.frozen_stages": 2}
 BLEEDS = FROZEN | {"train.augment.bleeds": 0.25}
+# DVC knows a weights file by its name only: other commands below, another name.
+PRETRAINED = ".strokect/phantom-200.safetensors"
+PRETRAIN = (
+    "dvc exp run train_fold@0 -S profile=phantom -S data.image_size=96 -S data.phantom.patients=200 -S split.test_fraction=0 "
+    "-S model.frozen_stages=2",
+    f"cp models/folds/0/model.safetensors {PRETRAINED}",
+)
 STEPS = {
     "base": Step("Lite0 at 96 px, 8 epochs, no mining", None, SMALL),
     "frozen": Step("stem and first two stages keep their ImageNet weights", "base", FROZEN, kept_for="its time"),
@@ -38,5 +46,12 @@ STEPS = {
     "cross-entropy": Step("cross-entropy in place of focal loss", "bleeds", BLEEDS | {"train.loss": "cross_entropy"}),
     "epochs-16": Step("twice the epochs", "bleeds", BLEEDS | {"train.epochs": 16}),
     "128-px": Step("128 px", "bleeds", BLEEDS | {"data.image_size": 128}),
+    "mixup": Step("slices blended in pairs (mixup, α 0.2)", "bleeds", BLEEDS | {"train.mixup_alpha": 0.2}),
+    "layer-decay": Step("each block learns at 0.9 of the rate of the next", "bleeds", BLEEDS | {"train.layer_decay": 0.9}),
+    "symmetry": Step("the mirrored slice as a second input", "bleeds", BLEEDS | {"model.symmetry": "true"}),
+    "augment-2": Step("augmentation of twice the strength", "bleeds", BLEEDS | {"train.augment.strength": 2}),
+    "phantom-pretrained": Step(
+        "trained on 200 patients of the phantom first", "bleeds", BLEEDS | {"model.weights": PRETRAINED}, before=PRETRAIN
+    ),
 }
 HEADLINES = ("bleeds", "sequence")  # of slices that come alone, and of whole series: the same networks

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,16 +98,24 @@ def memory_mb(pid: int) -> float:
 @contextmanager
 def watch_memory(pid: int, every_s: float = 0.5) -> Iterator[list[float]]:
     """The list fills with what `memory_mb` says, until the block ends."""
-    seen, stop = [memory_mb(pid)], threading.Event()
+    seen = [memory_mb(pid)]
+    with repeating(lambda: seen.append(memory_mb(pid)), every_s):
+        yield seen
 
-    def look() -> None:
+
+@contextmanager
+def repeating(action: Callable[[], object], every_s: float) -> Iterator[None]:
+    """Call `action` in a thread, `every_s` after each other, until the block ends."""
+    stop = threading.Event()
+
+    def work() -> None:
         while not stop.wait(every_s):
-            seen.append(memory_mb(pid))
+            action()
 
-    thread = threading.Thread(target=look, daemon=True)
+    thread = threading.Thread(target=work, daemon=True)
     thread.start()
     try:
-        yield seen
+        yield
     finally:
         stop.set()
         thread.join()

@@ -11,7 +11,6 @@ import argparse
 import gc
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +25,7 @@ import requests
 from benchmarks import answering, machine
 from benchmarks.eager import make_networks, write_folds
 from benchmarks.release import pictures
-from benchmarks.running import Running, free_port, running, watch_memory
+from benchmarks.running import Running, free_port, repeating, running, watch_memory
 from benchmarks.stand_in import stand_in_release
 from strokect.files import write_json
 from strokect.views import VIEWS
@@ -62,22 +61,16 @@ def client(url: str, files: Sequence[bytes]) -> list[Sample]:
 @contextmanager
 def probing(url: str) -> Iterator[list[float]]:
     """Seconds of GET /livez, asked every PROBE_EVERY_S until the block ends."""
-    seen, stop = list[float](), threading.Event()
+    seen = list[float]()
+    with requests.Session() as session:
 
-    def probe() -> None:
-        with requests.Session() as session:
-            while not stop.wait(PROBE_EVERY_S):
-                begin = time.perf_counter()
-                session.get(f"{url}/livez", timeout=TIMEOUT_S).raise_for_status()
-                seen.append(time.perf_counter() - begin)
+        def probe() -> None:
+            begin = time.perf_counter()
+            session.get(f"{url}/livez", timeout=TIMEOUT_S).raise_for_status()
+            seen.append(time.perf_counter() - begin)
 
-    thread = threading.Thread(target=probe, daemon=True)
-    thread.start()
-    try:
-        yield seen
-    finally:
-        stop.set()
-        thread.join()
+        with repeating(probe, PROBE_EVERY_S):
+            yield seen
 
 
 def load(service: Running, files: Sequence[bytes], clients: int, number: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ WANTED_REJECTED, WANTED_FALSE = (
 COMMAND = """\
 make import SOURCE=outliers FROM=/path/to/pictures      # one folder per kind; only if you have some
 dvc exp run -S profile=ct_ich -S safety.outliers=outliers"""
+SHOWN_COVERAGES = ("1", "0.95", "0.9", "0.8", "0.7", "0.5")
 
 
 def rejects_table(runs: dict[str, dict[str, Any]]) -> str:
@@ -111,7 +112,7 @@ def _layers(run: dict[str, Any]) -> list[str]:
 
 def _uncertainty(run: dict[str, Any]) -> list[str]:
     comparison, refer, policy = run["uncertainty"], run["policy"]["refer"], run["policy_out_of_fold"]
-    coverages = list(next(iter(comparison["measures"].values()))["error_rate_at_coverage"])
+    coverages = [c for c in next(iter(comparison["measures"].values()))["error_rate_at_coverage"] if c in SHOWN_COVERAGES]
     lines = [
         f"Which uncertainty finds the {comparison['n_errors']} wrong decisions among {comparison['n']} slices (out-of-fold); "
         f"`{refer['measure']}` above {refer['above']:.4g} refers:",

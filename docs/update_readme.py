@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.ct_ich import RESULTS, RUNS
+from docs.prepare_page import prepare_page
 from docs.safety_page import rejects_table, safety_page
 from docs.search_page import search_page
 from docs.serving_page import serving_page, serving_table
+from docs.tracking_page import tracking_page
 from docs.training_speed_page import training_speed_page, training_speed_table
 from strokect.errors import DataError, run_stage
 from strokect.files import read_json, write_text
@@ -17,7 +19,9 @@ from strokect.summary import summary
 
 README = Path("README.md")
 PHANTOM = Path("docs/phantom")  # the committed run of `make repro`: a later run in the workspace must not make the README wrong
-BENCHES = tuple(Path(f"metrics/bench/{name}.json") for name in ("serve", "release", "service", "train"))  # of any machine
+BENCHES = tuple(
+    Path(f"metrics/bench/{name}.json") for name in ("prepare", "serve", "release", "service", "train")
+)  # of any machine
 SEARCH = Path("metrics/search.json")
 SHOWN = ("metrics/evaluate.json", "metrics/safety.json", "metrics/bench/pipeline.json", "reports/plots/roc.png")
 
@@ -38,9 +42,11 @@ def blocks() -> dict[str, str]:
 def pages() -> dict[Path, str]:
     """Whole pages that are made of metrics files."""
     return {
+        RESULTS / "prepare.md": prepare_page(read_json(RESULTS / "prepare.json")),
         RESULTS / "safety.md": safety_page(safety_runs(), headlines()),
         RESULTS / "search.md": search_page(read_json(PHANTOM / "search.json")),
         RESULTS / "serving.md": serving_page(*(read_json(RESULTS / f"{name}.json") for name in ("serve", "release", "service"))),
+        RESULTS / "tracking.md": tracking_page(read_json(PHANTOM / "tracking.json")),
         RESULTS / "training-speed.md": training_speed_page(read_json(RESULTS / "train.json")),
     }
 

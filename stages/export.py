@@ -8,16 +8,19 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from strokect.engine import FoldModel, FoldScores, score_slices
 from strokect.errors import run_stage
-from strokect.files import atomic_folder, atomic_path
+from strokect.files import atomic_folder, atomic_path, sha256_file
 from strokect.manifest import Prepared, load_prepared
-from strokect.network import load_network
+from strokect.network import load_network, predict_logits
 from strokect.onnx_export import evenly, export_model
 from strokect.params import ExportParams, load_params
 from strokect.splits import SPLIT, held_out_rows, read_split, training_rows
+from strokect.views import make_views
 
 
 def export_out_of_fold(
@@ -33,6 +36,19 @@ def export_out_of_fold(
     worst = export_model(net, sidecar, folder, params, prepared.images[sample], prepared.images[calibration])
     with tqdm(total=len(rows), desc=f"export@{fold} out-of-fold", unit="slice", mininterval=1) as bar:
         return score_slices(FoldModel(folder), prepared.images[rows], params.views, lambda done: bar.update()), worst
+
+
+def before_mining(fold: int, prepared: Prepared, split: pd.DataFrame, params: ExportParams) -> NDArray[np.float32] | None:
+    """Logits (n, V) of the held-out slices by the weights before the fine-tuning on hard slices; None where there was none.
+
+    By torch, as these weights do not ship: what the fine-tuning did must be told, not served.
+    """
+    folders = [Path("models") / stage / str(fold) for stage in ("folds", "hnm")]
+    if len({sha256_file(folder / "model.safetensors") for folder in folders}) == 1:
+        return None
+    net, _ = load_network(folders[0])
+    views = [make_views(image, params.views) for image in prepared.images[held_out_rows(split, fold)]]
+    return np.stack([predict_logits(net, np.stack(view), torch.device("cpu")) for view in zip(*views, strict=True)], axis=1)
 
 
 def main() -> None:
@@ -53,6 +69,8 @@ def main() -> None:
             plain = dataclasses.replace(params, precision="fp32")
             with tempfile.TemporaryDirectory() as scratch:
                 arrays["reference"] = export_out_of_fold(trained, Path(scratch), fold, prepared, split, plain)[0].logits
+        if (before := before_mining(fold, prepared, split, params)) is not None:
+            arrays["before_mining"] = before
         with atomic_path(folder / "oof.npz") as path:
             np.savez(path, **arrays, views=np.array(params.views))
     print(

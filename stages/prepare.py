@@ -1,90 +1,71 @@
 """prepare: raw files of any source → one packed uint8 array, its manifest and a description of the cohort."""
 
 import hashlib
+import shutil
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from tqdm import tqdm
 
-from strokect.errors import DataError, ImageError, run_stage
+from strokect.clusters import by_cluster
+from strokect.errors import DataError, run_stage
 from strokect.files import atomic_folder, sha256_file, write_json
-from strokect.manifest import COLUMNS, PREPARED
+from strokect.manifest import COLUMNS, NOT_VERIFIABLE, PREPARED
+from strokect.npy_rows import row_shape
+from strokect.packing import Packed, cache_key, pack, pixel_cache, publish
 from strokect.params import DataParams, load_params
-from strokect.sources import Pixels, Row, Source, read_source
+from strokect.pixel_cache import IMAGES, MASKS, Entry
+from strokect.sources import Row, Source, read_source, shuffle_patient_labels
 
-MAX_LISTED = 50  # unreadable files named in an error
+CACHE = Path(".strokect/prepare")
 
 
-def prepare(params: DataParams, raw_root: Path, target: Path) -> dict[str, Any]:
+def prepare(
+    params: DataParams, raw_root: Path, target: Path, cache: Path | None = None, say: Callable[[str], None] = lambda text: None
+) -> dict[str, Any]:
     """Write images.npy, masks.npy, manifest.csv and cohort.json into `target`, all or nothing. Returns the cohort description.
 
-    images.npy: (N, 1, S, S) uint8. masks.npy: (N, S, S) uint8 lesion codes, or (0, S, S) where the source has no masks.
-    Raises DataError when more than `data.max_unreadable` files cannot be read.
+    images.npy: (N, C, S, S) uint8. masks.npy: (N, S, S) uint8 lesion codes, or (0, S, S) where the source has no masks.
+    What is decoded is kept under `cache` for the next run; without one a run starts from nothing.
+    Raises DataError when more than `data.max_unreadable` files cannot be read, or some change meanwhile.
     """
     source = read_source(params, raw_root)
-    size = params.image_size
     with atomic_folder(target) as folder:
-        images = np.lib.format.open_memmap(folder / "all.npy", mode="w+", dtype=np.uint8, shape=(len(source.rows), 1, size, size))
-        kept: list[dict[str, Any]] = []
-        masks: list[NDArray[np.uint8]] = []
-        unreadable: list[dict[str, str]] = []
-        for row, pixels in _decode(source):
-            if isinstance(pixels, ImageError):
-                unreadable.append({"file": row.file, "reason": str(pixels)})
-                continue
-            images[len(kept)] = pixels.image
-            kept.append(_manifest_row(row, pixels, params.source))
-            if pixels.mask is not None:
-                masks.append(pixels.mask)
-        if len(unreadable) > params.max_unreadable:
-            raise DataError(_unreadable_message(unreadable, params, raw_root))
-        if not kept:
-            raise DataError(f"{raw_root}: no slice could be read")
-        images.flush()
-        np.save(folder / "images.npy", images[: len(kept)])
-        del images
-        (folder / "all.npy").unlink()
-        np.save(folder / "masks.npy", np.stack(masks) if masks else np.zeros((0, size, size), np.uint8))
-        manifest = pd.DataFrame(kept)
+        with pixel_cache(cache or folder / "cache", params.source, cache_key(params, source)) as pixels:
+            packed = pack(source, raw_root, pixels, params.max_unreadable)
+            publish(packed.pack, folder)
+            again = packed.from_files
+            if not again:  # drawn, not read: the next run can only draw it again
+                shutil.rmtree(pixels.folder)
+        if cache is None:
+            shutil.rmtree(folder / "cache")
+        if not (folder / MASKS).exists():
+            np.save(folder / MASKS, np.zeros((0, params.image_size, params.image_size), np.uint8))
+        images = np.load(folder / IMAGES, mmap_mode="r")
+        source = replace(source, rows=[row for row, _ in packed.slices])
+        if not source.patient_ids:
+            source = replace(source, rows=by_cluster(source.rows, images[:, 0]))
+            if params.labels == "shuffled":
+                source = shuffle_patient_labels(source, params.shuffle_seed)
+        manifest = _manifest(source.rows, [entry for _, entry in packed.slices], params.source)
         _check_manifest(manifest, raw_root)
         manifest.to_csv(folder / "manifest.csv", index=False)
-        cohort = _describe(params, source, manifest, unreadable, folder)
+        cohort = _describe(params, source, manifest, packed.unreadable, folder)
         write_json(folder / "cohort.json", cohort)
+    say(_account(packed, cache if again else None))
     return cohort
 
 
-def _decode(source: Source) -> Iterator[tuple[Row, Pixels | ImageError]]:
-    """Yield (row, pixels or the ImageError) in the order of the rows; Pillow releases the lock, so threads help."""
-
-    def read(row: Row) -> tuple[Row, Pixels | ImageError]:
-        try:
-            return row, source.read(row)
-        except ImageError as error:
-            return row, error
-
-    with ThreadPoolExecutor() as pool:
-        yield from tqdm(pool.map(read, source.rows), total=len(source.rows), desc="prepare", unit="slice", mininterval=1)
-
-
-def _unreadable_message(unreadable: list[dict[str, str]], params: DataParams, root: Path) -> str:
-    listed = "\n".join(f"  {root / item['file']}: {item['reason']}" for item in unreadable[:MAX_LISTED])
-    if len(unreadable) > MAX_LISTED:
-        listed += f"\n  … and {len(unreadable) - MAX_LISTED} more"
-    return (
-        f"{len(unreadable)} file(s) cannot be used and data.max_unreadable is {params.max_unreadable}:\n{listed}\n"
-        "Mend or remove them, or raise data.max_unreadable in params.yaml: they are then left out and listed"
-    )
-
-
-def _manifest_row(row: Row, pixels: Pixels, source: str) -> dict[str, Any]:
-    fixed = (row.file, row.patient, row.slice, row.label, pixels.sha256, source, pixels.width, pixels.height)
-    return {**dict(zip(COLUMNS, fixed, strict=True)), **row.extra}
+def _manifest(rows: Sequence[Row], entries: Sequence[Entry], source: str) -> pd.DataFrame:
+    lines = []
+    for row, entry in zip(rows, entries, strict=True):
+        fixed = (row.file, row.patient, row.slice, row.label, entry.sha256, source, entry.width, entry.height)
+        lines.append({**dict(zip(COLUMNS, fixed, strict=True)), **row.extra})
+    return pd.DataFrame(lines)
 
 
 def _check_manifest(manifest: pd.DataFrame, root: Path) -> None:
@@ -106,10 +87,11 @@ def _describe(
         "label_unit": source.label_unit,
         "target": source.target,
         "image_size": params.image_size,
-        "channels": 1,
+        "channels": row_shape(folder / IMAGES)[0],
         "data_sha256": digest.hexdigest(),
         "n_slices": len(manifest),
         "n_positive_slices": len(positive),
+        "patient_level_verifiable": source.patient_ids,
         "n_patients": int(manifest["patient"].nunique()),
         "n_positive_patients": int(positive["patient"].nunique()),
         "left_out": [{"file": file, "reason": reason} for file, reason in source.left_out],
@@ -118,14 +100,27 @@ def _describe(
     }
 
 
+def _account(packed: Packed, cache: Path | None) -> str:
+    damaged = f", {packed.n_damaged} of them because the cache was damaged" if packed.n_damaged else ""
+    lines = [f"decoded {packed.n_decoded} slices{damaged}; {packed.n_kept} as the last run left them"]
+    if cache is not None:
+        size = sum(path.stat().st_size for path in packed.pack.arrays()) / 1e6
+        lines.append(
+            f"kept for the next run: {cache}, {size:.0f} MB beside what {PREPARED} and DVC's cache take; delete it at any time"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Read params.yaml, write data/prepared/."""
     params = load_params().data
-    cohort = prepare(params, Path("data/raw") / params.source, PREPARED)
+    cohort = prepare(params, Path("data/raw") / params.source, PREPARED, CACHE, print)
     print(
         f"{cohort['n_slices']} slices of {cohort['n_patients']} patients; {cohort['n_positive_slices']} positive slices of "
         f"{cohort['n_positive_patients']} patients; target: {cohort['target']}"
     )
+    if not cohort["patient_level_verifiable"]:
+        print(f"{NOT_VERIFIABLE} The patients counted above are such clusters.")
     for reason, count in Counter(item["reason"] for item in cohort["left_out"]).items():
         print(f"left out: {count} × {reason}")
     for item in cohort["unreadable"]:

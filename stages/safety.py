@@ -25,6 +25,8 @@ from strokect.pixel_checks import measure
 from strokect.pointing_game import play_out_of_fold
 from strokect.policy import Policy
 from strokect.safety_report import safety_metrics, summary_table
+from strokect.selective import choose_measure, compare_measures
+from strokect.shift_reference import head_levels
 from strokect.shipping import shipped_folders
 from strokect.slices import Picture
 from strokect.sources import is_no_picture, raw_pictures
@@ -35,12 +37,17 @@ POINT = Path("models/operating_point.json")
 SAFETY = Path("models/safety")
 
 
-def measure_all(pictures: list[Callable[[], Picture]]) -> dict[str, NDArray[np.float64]]:
-    """Every descriptor of every picture: name → (n,). A picture is dropped as soon as it is measured."""
+def measure_all(pictures: list[Callable[[], Picture]]) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]:
+    """Every descriptor of every picture: name → (n,), and its head's grey levels (n, B). A picture is dropped once measured."""
+
+    def look(read: Callable[[], Picture]) -> tuple[dict[str, float], NDArray[np.float64]]:
+        picture = read()
+        return measure(picture), head_levels(picture)
+
     with ThreadPoolExecutor(available_cores()) as pool:
-        jobs = pool.map(lambda read: measure(read()), pictures)
+        jobs = pool.map(look, pictures)
         rows = list(tqdm(jobs, total=len(pictures), desc="safety: pixel checks", unit="slice", mininterval=1))
-    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    return {name: np.array([row[name] for row, _ in rows]) for name in rows[0][0]}, np.array([levels for _, levels in rows])
 
 
 def outlier_pictures(params: SafetyParams, synthetic: bool, pictures: list[Callable[[], Picture]]) -> dict[str, list[bytes]]:
@@ -70,6 +77,7 @@ def make_policy(
     """The policy that ships, fitted on all development slices."""
     limits = safety_fit.fit_gate(scored, p.max_false_reject)
     rejected = limits.rejects(scored)
+    refer = safety_fit.ReferGoal(p.refer_rate, p.refer_error_rate)
     uncertainty = safety_fit.uncertainties(scored, threshold)[measure_name]
     policy = Policy(
         models=tuple(hashes),
@@ -80,7 +88,7 @@ def make_policy(
         gate=gate,
         gate_threshold=limits.gate_threshold,
         measure=measure_name,
-        refer_above=safety_fit.refer_limit(uncertainty, rejected, p.refer_rate),
+        refer_above=safety_fit.refer_limit(uncertainty, scored.wrong, rejected, refer),
         samples=p.mc_samples,
         series_share=safety_fit.series_share(rejected, scored.patients, p.max_false_reject),
         operating_point_sha256=sha256_file(POINT),
@@ -102,7 +110,7 @@ def main() -> None:
     gate, proxies = choose_gate(list(gates.values()))
     pictures = raw_pictures(params.data, list(oof["file"]))
     raw_gate, fold = held_out_scores(gates, gate)
-    pixels = measure_all(pictures)
+    pixels, heads = measure_all(pictures)
     texture = Texture.of(pixels)
     scored = safety_fit.Scored(
         pixels=pixels,
@@ -116,24 +124,27 @@ def main() -> None:
         labels=oof["label"].to_numpy(np.int64),
         patients=oof["patient"].to_numpy(np.str_),
     )
-    comparison = safety_fit.compare_measures(scored, threshold, resamples=p.resamples, seed=p.seed)
+    measures = safety_fit.uncertainties(scored, threshold)
+    comparison = compare_measures(measures, scored.wrong, scored.patients, resamples=p.resamples, seed=p.seed)
     with atomic_folder(SAFETY) as folder:
         (folder / "gates").mkdir()
         for name, fitted in shipped_gates(folders, gates, gate, prepared, split).items():
             save_gate(folder / "gates" / f"{name}.npz", fitted)
         hashes = {name: model_hashes(path, folder / "gates" / f"{name}.npz") for name, path in folders.items()}
-        policy = make_policy(scored, texture, gate, safety_fit.choose_measure(comparison), threshold, hashes, p)
+        policy = make_policy(scored, texture, gate, choose_measure(comparison), threshold, hashes, p)
         write_json(folder / "policy.json", policy.to_json())
 
     judge = load_judge(folders, point["views"], calibrator, SAFETY, POINT)
     metrics: dict[str, Any] = {
         "source": prepared.cohort["source"],
         "target": prepared.cohort["target"],
+        "patient_level_verifiable": prepared.cohort["patient_level_verifiable"],
         "policy": policy.to_json(),
         "feature_gate_choice": proxies,
         "uncertainty": comparison,
         **safety_metrics(
             scored,
+            heads,
             prepared.manifest["slice"].to_numpy(np.int64)[development_rows(split)],
             policy,
             judge,

@@ -20,7 +20,7 @@ def train_one(given: FoldInputs, world: World) -> None:
     resume = resume_path("train_fold", fold, *identity(prepared, params.model, params.train, params.hnm.mine_epoch))
     torch.manual_seed(params.train.seed * 100 + fold)  # the head starts at random
     model = params.model
-    net = build_network(model.backbone, model.weights, model.dropout, model.frozen_stages)
+    net = build_network(model.backbone, model.weights, model.dropout, model.frozen_stages, model.symmetry)
     schedule, early = params.train, params.hnm.mine_epoch
     with track_fold(given, "train_fold", resume, world) as tracker:
         net, progress, device = train(

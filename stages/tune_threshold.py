@@ -7,15 +7,17 @@ import pandas as pd
 
 from strokect.acceptance import accept
 from strokect.errors import run_stage
-from strokect.files import atomic_path, read_json, sha256_file, write_json
+from strokect.files import atomic_path, sha256_file, write_json
+from strokect.guarantee import guarantees
 from strokect.manifest import load_prepared
 from strokect.operating_point import patient_labels
 from strokect.out_of_fold import load_out_of_fold, operating_point_json, tune
 from strokect.params import load_params
-from strokect.reporting import metrics_table, report
+from strokect.reporting import metrics_table, read_audit, report
 from strokect.shipping import EXPORTS, shipped_folder, shipped_names
 from strokect.sidecar import read_sidecar
 from strokect.splits import SPLIT, read_split
+from strokect.subgroups import subgroups
 
 
 def main() -> None:
@@ -59,9 +61,13 @@ def main() -> None:
     )
     with atomic_path("models/oof_patients.csv") as path:
         whole.to_csv(path, index=False)
-    described: dict[str, Any] = {"cohort": prepared.cohort, "sidecar": sidecar, "audit": read_json("metrics/audit.json")}
-    described |= {"resamples": params.tune_threshold.resamples, "seed": params.tune_threshold.seed}
+    described: dict[str, Any] = {"cohort": prepared.cohort, "sidecar": sidecar, "audit": read_audit()}
+    bootstrap = {"resamples": params.tune_threshold.resamples, "seed": params.tune_threshold.seed}
+    described |= {"prevalence": params.evaluate.prevalence, **bootstrap}
     metrics = report("oof", oof.labels, oof.patients, tuned.slices, tuned.whole, **described) | variant
+    judged = prepared.manifest.iloc[oof.rows].assign(ranking=tuned.slices.ranking, decision=tuned.slices.decision)
+    metrics["subgroups"] = subgroups(judged, **bootstrap)
+    metrics["guarantees"] = guarantees(tuned.patient_scores, patient_labels(oof.labels, oof.patients))
     write_json("metrics/oof.json", metrics)
     print(
         f"calibration: {tuned.calibrator.method}; cross-fitted log loss {tuned.log_loss_before:.4f} → "

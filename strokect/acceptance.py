@@ -1,6 +1,6 @@
 """Whether what ships instead of the fp32 fold models (int8, a student) is good enough, judged out-of-fold."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -54,7 +54,7 @@ def accept(
     """
     if oof.reference is None:
         return {}
-    before = tune(OutOfFold(oof.rows, oof.fold, oof.reference, oof.labels, oof.patients, oof.order), params)
+    before = tune(replace(oof, logits=oof.reference), params)
     reference, shipped = (variant_figures(oof.labels, slices) for slices in (before.slices, tuned.slices))
     student = sidecar["backbone"] if "taught_by" in sidecar else None
     if worse := refusals(reference, shipped, tolerance):

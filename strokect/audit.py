@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from strokect.duplicates import is_blank
 from strokect.errors import DataError, ParamsError
 from strokect.files import sha256_bytes
+from strokect.params import SHUFFLE_CONTROL
 
 MAX_FILES = 50  # listed per finding; the message has the full count
 MIN_PATIENTS, MAX_ALONE = 10, 0.9  # from so many patients on, this share of them with a single slice is too much
@@ -58,8 +59,8 @@ def audit_cohort(manifest: pd.DataFrame, images: NDArray[np.uint8], cohort: dict
 def check_allow(allow: Iterable[str]) -> None:
     """Raise ParamsError if `audit.allow` names something that is no check."""
     for name in allow:
-        if name not in CHECKS:
-            raise ParamsError(f"params.yaml: audit.allow: {name!r} is not a check; known: {', '.join(CHECKS)}")
+        if name not in (known := (*CHECKS, SHUFFLE_CONTROL)):
+            raise ParamsError(f"params.yaml: audit.allow: {name!r} is not a check; known: {', '.join(known)}")
 
 
 def build_report(findings: list[Finding], allow: Iterable[str]) -> dict[str, Any]:

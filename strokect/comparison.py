@@ -1,6 +1,6 @@
 """Two runs judged on the same patients: paired differences with patient-clustered intervals, and what they allow to say."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,14 +9,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from strokect.errors import DataError
-from strokect.statistics import CHUNK, average_precision, bootstrap_weights, brier, roc_auc, weighted_share
+from strokect.statistics import CHUNK, average_precision, bootstrap_weights, brier, log_loss, roc_auc, weighted_share
 
 Floats = NDArray[np.float64]
 Metric = Callable[[pd.DataFrame, Floats], Floats]  # a run's table and weights (R, n) → (R,)
 PRIMARY = ("slice", "log_loss")  # by which this project chooses between models; every other figure is a second look
 LOWER_IS_BETTER = ("log_loss", "brier")
 COLUMNS = ("patient", "label", "probability", "ranking", "decision")
-PROBABILITY_FLOOR = 1e-7
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ def compare(first: Run, second: Run, *, resamples: int, seed: int) -> dict[str, 
     result: dict[str, Any] = {"first": first.name, "second": second.name}
     for level, (a, b) in levels.items():
         counts, index = bootstrap_weights(a["patient"].to_numpy(str), resamples, seed)
-        result[level] = {name: _difference(metric, a, b, counts, index, name) for name, metric in _METRICS.items()}
+        result[level] = {name: paired_difference(name, [a], [b], counts, index) for name in _METRICS}
     result |= {
         "n_slices": len(first.slices),
         "n_patients": len(first.patients),
@@ -63,12 +62,6 @@ def verdict(name: str, interval: list[float] | None) -> str:
     return "second better" if second_is_better else "first better"
 
 
-def _log_loss(frame: pd.DataFrame, weights: Floats) -> Floats:
-    p = np.clip(frame["probability"].to_numpy(float), PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
-    losses = -np.where(frame["label"].to_numpy() == 1, np.log(p), np.log1p(-p))
-    return weights @ losses / weights.sum(1)
-
-
 def _ranked(metric: Callable[[NDArray[np.int64], Floats, Floats], Floats], column: str) -> Metric:
     return lambda frame, weights: metric(frame["label"].to_numpy(np.int64), frame[column].to_numpy(float), weights)
 
@@ -79,7 +72,7 @@ def _share(frame: pd.DataFrame, weights: Floats, label: int) -> Floats:
 
 
 _METRICS: dict[str, Metric] = {
-    "log_loss": _log_loss,
+    "log_loss": _ranked(log_loss, "probability"),
     "brier": _ranked(brier, "probability"),
     "roc_auc": _ranked(roc_auc, "ranking"),
     "average_precision": _ranked(average_precision, "ranking"),
@@ -88,25 +81,27 @@ _METRICS: dict[str, Metric] = {
 }
 
 
-def _difference(
-    metric: Metric,
-    a: pd.DataFrame,
-    b: pd.DataFrame,
-    counts: NDArray[np.int64],
-    index: NDArray[np.int64],
-    name: str,
+def paired_difference(
+    name: str, first: Sequence[pd.DataFrame], second: Sequence[pd.DataFrame], counts: NDArray[np.int64], index: NDArray[np.int64]
 ) -> dict[str, Any]:
-    whole = np.ones((1, len(index)))
-    values = [float(metric(frame, whole)[0]) for frame in (a, b)]
+    """The figure `name` of two sides on the same rows: {"first", "second", "difference", "ci95", "verdict"}.
+
+    A side of several tables is their mean figure. Tables have the columns `label`, `probability`, `ranking`, `decision` that the
+    figure needs; `counts` (R, P) and `index` (n,) are those of `bootstrap_weights`.
+    """
+    metric = _METRICS[name]
+
+    def figures(weights: Floats) -> list[Floats]:
+        return [np.mean([metric(table, weights) for table in side], axis=0) for side in (first, second)]
+
+    values = [float(figure[0]) for figure in figures(np.ones((1, len(index))))]
     if not np.isfinite(values).all():
         return {"first": None, "second": None, "difference": None, "ci95": None, "verdict": "not estimable"}
-    drawn = np.concatenate(
-        [
-            metric(b, weights) - metric(a, weights)
-            for weights in (counts[i : i + CHUNK, index].astype(float) for i in range(0, len(counts), CHUNK))
-        ]
-    )
-    interval = [float(x) for x in np.nanpercentile(drawn, [2.5, 97.5])]
+    drawn = []
+    for start in range(0, len(counts), CHUNK):
+        one, other = figures(counts[start : start + CHUNK, index].astype(float))
+        drawn.append(other - one)
+    interval = [float(x) for x in np.nanpercentile(np.concatenate(drawn), [2.5, 97.5])]
     return {
         "first": values[0],
         "second": values[1],

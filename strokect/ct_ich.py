@@ -7,7 +7,6 @@ at another slice and have to be rotated. The label is always that of the placed 
 positive last slice. The folder a file lies in says little about the slice: it holds for a patient, and not for all.
 """
 
-import csv
 import re
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strokect.errors import DataError
+from strokect.tables import read_table
 
 FOLDERS = {"Normal": 0, "Stroke": 1}
 TABLE = "hemorrhage_diagnosis.csv"
@@ -164,31 +164,13 @@ def _read_files(root: Path) -> dict[str, list[_File]]:
     return {patient: files[patient] for patient in sorted(files, key=int)}
 
 
-def _read_csv(path: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
-    """(line, {column: stripped text}) per row; DataError if a column is missing or a row is short or long."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text ({error})") from None
-    reader = csv.DictReader(text.splitlines())
-    missing = [column for column in columns if column not in (reader.fieldnames or ())]
-    if missing:
-        raise DataError(f"{path}: column {', '.join(missing)} is missing")
-    rows = []
-    for row in reader:
-        if None in row or None in row.values():
-            raise DataError(f"{path}, row {reader.line_num}: expected {len(reader.fieldnames or ())} fields")
-        rows.append((reader.line_num, {column: row[column].strip() for column in columns}))
-    return rows
-
-
 def _read_table(path: Path) -> dict[str, list[_Row]]:
     """hemorrhage_diagnosis.csv: patient → rows in the order of SliceNumber, which counts from 1."""
     if not path.is_file():
         raise DataError(f"{path} is missing: the slice labels are in this file of PhysioNet CT-ICH (1.2.0); copy it there")
     columns = ("PatientNumber", "SliceNumber", *SUBTYPES, "No_Hemorrhage", "Fracture_Yes_No")
     table: dict[str, list[_Row]] = {}
-    for line, row in _read_csv(path, columns):
+    for line, row in read_table(path, columns):
         where = f"{path}, row {line}"
         for column in columns[:2]:
             if not re.fullmatch(r"[1-9]\d*", row[column]):
@@ -227,7 +209,7 @@ def _read_demographics(path: Path) -> dict[str, tuple[float | None, str | None]]
     if not path.is_file():
         return {}
     known: dict[str, tuple[float | None, str | None]] = {}
-    for line, row in _read_csv(path, ("PatientNumber", "AgeYears", "Gender")):
+    for line, row in read_table(path, ("PatientNumber", "AgeYears", "Gender")):
         where, patient, age = f"{path}, row {line}", row["PatientNumber"], row["AgeYears"]
         if patient in known:
             raise DataError(f"{where}: patient {patient} occurs twice")

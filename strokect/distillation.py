@@ -74,7 +74,7 @@ def teach(folder: Path, number: int, teachers: Sequence[int], prepared: Prepared
     taught_by = [sha256_file(path / "model.safetensors") for path in given]
     resume = resume_path("student", number, *identity(prepared, model, schedule, sha256_file(__file__), *taught_by))
     torch.manual_seed(schedule.seed * 100 + number)  # the head starts at random
-    net = build_network(model.backbone, model.weights, model.dropout, model.frozen_stages)
+    net = build_network(model.backbone, model.weights, model.dropout, model.frozen_stages, model.symmetry)
     net, progress, device = train(net, task, schedule, fold=number, mine_epoch=0, resume=resume)
     name = STUDENT if folder.name == ALL else number
     group_by = params.split.group_by

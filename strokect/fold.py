@@ -31,7 +31,10 @@ from strokect.training import Progress, Task, Trainer
 # Outside every stage's outputs: DVC deletes those before it runs a stage again.
 RESUME = Path(os.environ.get("STROKECT_RESUME_DIR", ".strokect/resume"))
 # What shapes a fold's weights. A checkpoint of other code is not gone on with: DVC would record the new code for it.
-MODULES = ("augment", "batches", "bleeds", "devices", "distributed", "fold", "losses", "mining", "network", "splits", "training")
+MODULES = (
+    *("augment", "batches", "bleeds", "devices", "distributed", "fold", "losses", "mining", "mixup", "network"),
+    *("parameter_groups", "splits", "symmetry", "training"),
+)
 CODE = (*(f"strokect/{name}" for name in MODULES), "stages/train_fold", "stages/hnm")
 TRACKED_STEPS = 1000  # about as many points as a curve of the steps of a fold gets
 NO_TRACKER = Tracker()
@@ -164,8 +167,9 @@ def make_sidecar(
         "synthetic": cohort["synthetic"],
         "labels": cohort["labels"],
         "label_unit": cohort["label_unit"],
+        "patient_level_verifiable": cohort["patient_level_verifiable"],
         "group_by": group_by,
-        "patient_independent": group_by == "patient",
+        "patient_independent": group_by == "patient" and cohort["patient_level_verifiable"],
         "data_sha256": cohort["data_sha256"],
         "split_sha256": sha256_file(SPLIT),
         "device": device,

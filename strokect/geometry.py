@@ -27,6 +27,8 @@ ENCAPSULATED = ("1.2.840.10008.1.2.4.", "1.2.840.10008.1.2.5")  # JPEG family, R
 DIRECTORY = "1.2.840.10008.1.3.10"  # the SOP class of a DICOMDIR
 GAP = 1.6  # a step this many times the smallest lacks a slice; one missing slice doubles it, and files round
 ALIKE = 1.2  # steps of one thickness differ by less
+SAME_TILT_DEG = 2.0  # within it, slices are parallel and their positions comparable
+SAME_POSITION_MM = 0.05
 MIN_STEPS = 3  # of each thickness, where it changes: fewer are rather missing slices
 # UIDs hold dates and numbers of hospitals, and a plain hash of one can be looked up. So the salt is new in every process, and
 # hashes are comparable within one upload only, which one process reads.
@@ -60,7 +62,7 @@ def read_geometry(data: bytes) -> Geometry:
             return UNKNOWN
         position, normal = _place(dataset)
         patient, study, series, frame = (_hash(element_text(dataset, name)) for name in TAGS[:4])
-        return Geometry(series, frame, position, normal, _instance(dataset), _thickness(dataset), study, patient)
+        return Geometry(series, frame, position, normal, instance_number(dataset), _thickness(dataset), study, patient)
     except ImageError:
         raise
     except Exception:  # hostile files raise anything; decoding the same bytes says what is wrong with them
@@ -128,7 +130,8 @@ def _place(dataset: Dataset) -> tuple[float | None, tuple[float, float, float] |
     return float(corner @ normal), (float(normal[0]), float(normal[1]), float(normal[2]))
 
 
-def _instance(dataset: Dataset) -> int | None:
+def instance_number(dataset: Dataset) -> int | None:
+    """InstanceNumber; None where it is absent or no number."""
     try:
         return int(element_text(dataset, "InstanceNumber"))
     except ValueError:

@@ -32,6 +32,7 @@ class Examination:
 
     evidence: Evidence
     activation: NDArray[np.float32]  # (h, w) class activation map of the unchanged slice
+    sampled: NDArray[np.float64]  # (folds, T) logits under Monte Carlo dropout, mean over the views
 
 
 class Judge:
@@ -59,6 +60,7 @@ class Judge:
         """
         passes = self.engine.run(resize_slice(picture.grey, self.engine.models[0].sidecar["image_size"]), deadline)
         logits = passes.logits.astype(np.float64).mean(axis=1)  # (folds,)
+        sampled = self._sample(passes.features, sha256)
         evidence = Evidence(
             flags=self._flags(picture),
             gate_scores=np.array(
@@ -69,9 +71,9 @@ class Judge:
             ),
             logits=logits,
             probabilities=self.calibrator(logits),
-            mc_std=self._mc_std(passes.features, sha256),
+            mc_std=mean_spread(sampled, self.calibrator),
         )
-        return Examination(evidence, passes.activation)
+        return Examination(evidence, passes.activation, sampled)
 
     def _flags(self, picture: Picture) -> tuple[str, ...]:
         """What the pixel checks object to. Where no brain was found that is said by other flags, and it has no texture."""
@@ -81,13 +83,19 @@ class Judge:
         usual = distance <= self.policy.texture_limit or (flags and not math.isfinite(distance))
         return tuple(flags if usual else [*flags, TEXTURE])
 
-    def _mc_std(self, features: NDArray[np.float32], sha256: str) -> float:
-        """Features (folds, V, F) → standard deviation of the probability over the dropout samples, mean over the folds."""
-        spreads = []
-        for number, (model, rows) in enumerate(zip(self.engine.models, features, strict=True)):
-            masks = dropout_masks(sha256, number, len(rows), self.policy.samples, rows.shape[1], model.dropout)
-            spreads.append(mc_std(sample_logits(rows, model.weight, float(model.bias), model.dropout, masks), self.calibrator))
-        return float(np.mean(spreads))
+    def _sample(self, features: NDArray[np.float32], sha256: str) -> NDArray[np.float64]:
+        """Features (folds, V, F) → logits of the dropout samples (folds, T), mean over the views."""
+        rows = []
+        for number, (model, own) in enumerate(zip(self.engine.models, features, strict=True)):
+            masks = dropout_masks(sha256, number, len(own), self.policy.samples, own.shape[1], model.dropout)
+            sampled = sample_logits(own, model.weight, float(model.bias), model.dropout, masks)
+            rows.append(sampled.astype(np.float64).mean(axis=0))
+        return np.array(rows)
+
+
+def mean_spread(sampled: NDArray[np.float64], calibrator: Calibrator) -> float:
+    """Logits of dropout samples (folds, T) → standard deviation of the probability over the samples, mean over the folds."""
+    return float(np.mean([mc_std(row[None], calibrator) for row in sampled]))
 
 
 def load_judge(folders: Mapping[str, Path], views: Sequence[str], calibrator: Calibrator, safety: Path, point: Path) -> Judge:

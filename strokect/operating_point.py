@@ -1,50 +1,14 @@
-"""Thresholds and the patient score: pure functions on arrays of probabilities."""
+"""The patient score: pure functions on arrays of probabilities. How thresholds are chosen is in `strokect.thresholds`."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from strokect.errors import NotEstimableError, ParamsError
 from strokect.sequence import SequenceHead, context
 
 Floats = NDArray[np.float64]
-SENSITIVITY_GOAL = re.compile(r"sensitivity\s*>=\s*(0?\.\d+|1(?:\.0*)?)")
-
-
-def parse_goal(goal: str) -> float | None:
-    """None for `f2`, the target for `sensitivity >= x`. Raises ParamsError for anything else."""
-    match = SENSITIVITY_GOAL.fullmatch(goal.strip())
-    if goal.strip() != "f2" and match is None:
-        raise ParamsError(
-            f"params.yaml: tune_threshold.goal is {goal!r}; allowed: f2, or 'sensitivity >= 0.95' with a number up to 1"
-        )
-    return float(match[1]) if match else None
-
-
-def choose_threshold(probability: Floats, labels: NDArray[np.int64], goal: str) -> float:
-    """The threshold t of the rule "stroke iff p ≥ t" that meets `goal` on these scores.
-
-    `f2` maximises 5·TP / (5·TP + 4·FN + FP); ties go to the higher threshold. `sensitivity >= x` takes the largest t whose
-    sensitivity is at least x. The threshold lies half-way to the next lower score, so that rounding cannot flip a slice.
-    """
-    if len(np.unique(labels)) < 2 or not np.isfinite(probability).all():
-        raise NotEstimableError("a threshold needs finite scores and both classes")
-    target = parse_goal(goal)
-    values = np.unique(probability)[::-1]  # descending
-    order = np.argsort(-probability, kind="stable")
-    last = np.searchsorted(-probability[order], -values, side="right") - 1  # last position with p >= value
-    tp = np.cumsum(labels[order])[last]
-    fp = last + 1 - tp
-    positives = int(labels.sum())
-    if target is None:
-        best = int(np.argmax(5 * tp / (5 * tp + 4 * (positives - tp) + fp)))
-    else:
-        best = int(np.argmax(tp >= np.ceil(target * positives - 1e-9)))
-    lower = values[best + 1] if best + 1 < len(values) else 0.0
-    return float((values[best] + lower) / 2)
 
 
 def series_probability(

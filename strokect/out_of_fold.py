@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 from strokect.calibration import Calibrator, sigmoid
 from strokect.calibration_fit import CROSS_FIT_GROUPS, choose_method, fit_calibrator, fit_sequence_head, log_loss, patient_groups
 from strokect.errors import DataError
-from strokect.operating_point import choose_threshold, patient_labels, patient_scores
+from strokect.operating_point import patient_labels, patient_scores
 from strokect.params import TuneThresholdParams
 from strokect.reporting import Judged
 from strokect.sequence import SequenceHead, context
 from strokect.splits import development_rows
+from strokect.thresholds import choose_threshold, parse_goal
 
 Floats = NDArray[np.float64]
+OPTIONAL = ("reference", "before_mining")  # arrays of oof.npz that a run may have
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,9 @@ class OutOfFold:
     labels: NDArray[np.int64]  # (n,)
     patients: NDArray[np.str_]  # (n,)
     order: NDArray[np.int64]  # (n,) sorts the slices of a patient
+    views: Floats  # (n, V) logits in each view that ships; the first is the slice as it is
     reference: Floats | None = None  # (n,) logits of the fp32 fold models, where something else ships
+    before_mining: Floats | None = None  # (n,) logits before the fine-tuning on hard slices, where there was one
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Tuned:
     slices: Judged
     whole: Judged
     sequence: SequenceHead | None  # of `patient_rule: sequence`
+    patient_scores: Floats  # (P,) that the patient threshold that ships was chosen on; calibrated on all patients
     in_series: Floats  # (n,) cross-fitted slice probabilities that the patient scores are made of
     log_loss_before: float
     log_loss_after: float  # cross-fitted, the choice of the method included
@@ -54,33 +59,39 @@ def load_out_of_fold(exports: Path, folds: tuple[int, ...], manifest: pd.DataFra
     views = {tuple(piece["views"].tolist()) for piece in pieces.values()}
     if len(views) != 1:
         raise DataError(f"{exports}: folds were exported with different views {sorted(views)}: run `dvc repro export`")
-    if len({"reference" in piece for piece in pieces.values()}) != 1:
-        raise DataError(
-            f"{exports}: folds were exported in different forms (export.precision, export.student): run `dvc repro export`"
-        )
+    for name in OPTIONAL:
+        if len({name in piece for piece in pieces.values()}) != 1:
+            raise DataError(
+                f"{exports}: folds were exported in different forms (export.precision, export.student, hnm.enabled): "
+                "run `dvc repro export`"
+            )
     rows = np.concatenate([piece["rows"] for piece in pieces.values()])
     if not np.array_equal(np.sort(rows), development_rows(split)):
         raise DataError(f"{exports}: out-of-fold predictions do not cover the development part once each: run `dvc repro export`")
     order = np.argsort(rows)
     rows = rows[order]
 
-    def mean_logits(name: str) -> Floats:
-        return np.concatenate([piece[name].astype(np.float64).mean(axis=1) for piece in pieces.values()])[order]
+    def of_views(name: str) -> Floats:
+        return np.concatenate([piece[name].astype(np.float64) for piece in pieces.values()])[order]
+
+    optional = {name: of_views(name).mean(axis=1) for name in OPTIONAL if name in pieces[folds[0]]}
 
     return OutOfFold(
         rows=rows,
         fold=np.concatenate([np.full(len(piece["rows"]), fold) for fold, piece in pieces.items()])[order],
-        logits=mean_logits("logits"),
+        logits=of_views("logits").mean(axis=1),
         labels=manifest["label"].to_numpy(np.int64)[rows],
         patients=manifest["patient"].to_numpy(np.str_)[rows],
         order=manifest["slice"].to_numpy(np.int64)[rows],
-        reference=mean_logits("reference") if "reference" in pieces[folds[0]] else None,
+        views=of_views("logits"),
+        **optional,
     )
 
 
 def tune(oof: OutOfFold, params: TuneThresholdParams) -> Tuned:
     """Choose calibration and both thresholds on out-of-fold logits; judge each patient by choices made without them."""
     logits, labels, patients = oof.logits, oof.labels, oof.patients
+    goal = parse_goal(params.goal)
     truth, names = patient_labels(labels, patients), np.unique(patients)
     probability, patient_probability = np.empty(len(labels)), np.empty(len(names))
     decision, patient_decision = np.empty(len(labels), np.int64), np.empty(len(names), np.int64)
@@ -91,19 +102,19 @@ def tune(oof: OutOfFold, params: TuneThresholdParams) -> Tuned:
         method, _ = _calibration(logits[rest], labels[rest], patients[rest], params)
         calibrator = fit_calibrator(method, logits[rest], labels[rest])
         seen, probability[own] = calibrator(logits[rest]), calibrator(logits[own])
-        decision[own] = probability[own] >= choose_threshold(seen, labels[rest], params.goal)
+        decision[own] = probability[own] >= choose_threshold(seen, labels[rest], goal.of_slices())
         head = _sequence_head(around[rest], labels[rest], params)
         in_series[own] = head(around[own]) if head else probability[own]
         held, scores = patient_scores(in_series[own], patients[own], params.patient_top_k)
         others, seen_scores = patient_scores(head(around[rest]) if head else seen, patients[rest], params.patient_top_k)
         at = np.searchsorted(names, held)
         patient_probability[at] = scores
-        patient_decision[at] = scores >= choose_threshold(seen_scores, truth[np.searchsorted(names, others)], params.goal)
+        patient_decision[at] = scores >= choose_threshold(seen_scores, truth[np.searchsorted(names, others)], goal)
 
     method, losses = _calibration(logits, labels, patients, params)
     calibrator, head = fit_calibrator(method, logits, labels), _sequence_head(around, labels, params)
     _, scores = patient_scores(head(around) if head else calibrator(logits), patients, params.patient_top_k)
-    thresholds = choose_threshold(calibrator(logits), labels, params.goal), choose_threshold(scores, truth, params.goal)
+    thresholds = choose_threshold(calibrator(logits), labels, goal.of_slices()), choose_threshold(scores, truth, goal)
     raw = sigmoid(logits)
     # A sequence head is fitted, so there are no raw scores of it: the cross-fitted ones stand in.
     _, raw_scores = patient_scores(in_series if head else raw, patients, params.patient_top_k)
@@ -113,6 +124,7 @@ def tune(oof: OutOfFold, params: TuneThresholdParams) -> Tuned:
         slices=Judged(probability, raw, decision, thresholds[0]),
         whole=Judged(patient_probability, raw_scores, patient_decision, thresholds[1]),
         sequence=head,
+        patient_scores=scores,
         in_series=in_series,
         log_loss_before=log_loss(raw, labels),
         log_loss_after=log_loss(probability, labels),

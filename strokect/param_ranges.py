@@ -6,8 +6,9 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from strokect.errors import ParamsError
-from strokect.operating_point import parse_goal
+from strokect.reader_params import reader_rules
 from strokect.run_params import run_rules
+from strokect.thresholds import parse_goal
 
 if TYPE_CHECKING:
     from strokect.params import Params
@@ -19,11 +20,7 @@ def check_ranges(params: Params, file: str) -> None:
     p = params
     rules = [
         (not (p.evaluate.open_test is True and p.split.test_fraction == 0), "evaluate.open_test", "false without a test part"),
-        (
-            not set(p.data.folder.positive) & set(p.data.folder.negative),
-            "data.folder.positive",
-            "apart from data.folder.negative",
-        ),
+        *reader_rules(p.data),
         (
             48 <= p.data.image_size <= 1024,
             "data.image_size",
@@ -52,6 +49,8 @@ def check_ranges(params: Params, file: str) -> None:
         (0 <= p.train.label_smoothing < 0.5, "train.label_smoothing", "at least 0 and below 0.5"),
         (0 <= p.train.ema_decay < 1, "train.ema_decay", "at least 0 and below 1"),
         (0 <= p.train.augment.bleeds <= 1, "train.augment.bleeds", "between 0 and 1"),
+        (p.train.mixup_alpha >= 0, "train.mixup_alpha", "0 or more"),
+        (0 < p.train.layer_decay <= 1, "train.layer_decay", "above 0 and at most 1"),
         (p.train.clip_norm > 0, "train.clip_norm", "above 0"),
         (1 <= p.hnm.mine_epoch <= p.train.epochs, "hnm.mine_epoch", "between 1 and train.epochs"),
         (0 <= p.hnm.negative_fraction <= 1, "hnm.negative_fraction", "between 0 and 1"),
@@ -78,6 +77,8 @@ def check_ranges(params: Params, file: str) -> None:
         (p.tune_threshold.resamples >= 100, "tune_threshold.resamples", "100 or more"),
         (0 < p.safety.max_false_reject <= 0.2, "safety.max_false_reject", "above 0 and at most 0.2"),
         (0 <= p.safety.refer_rate <= 0.9, "safety.refer_rate", "between 0 and 0.9"),
+        (0 <= p.safety.refer_error_rate < 1, "safety.refer_error_rate", "at least 0 (0: refer_rate decides) and below 1"),
+        (all(0 < share < 1 for share in p.evaluate.prevalence), "evaluate.prevalence", "a list of shares between 0 and 1"),
         (2 <= p.safety.mc_samples <= 200, "safety.mc_samples", "between 2 and 200"),
         (p.safety.outliers_per_category >= 1, "safety.outliers_per_category", "1 or more"),
         (p.safety.proxies_per_kind >= 1, "safety.proxies_per_kind", "1 or more"),

@@ -11,6 +11,7 @@ import yaml
 
 from strokect.errors import ParamsError
 from strokect.param_ranges import check_ranges
+from strokect.reader_params import DicomParams, FolderParams, ManifestParams, NiftiParams, PhantomParams
 from strokect.run_params import SearchParams, TrackingParams
 from strokect.strict import build
 
@@ -18,36 +19,19 @@ Views = Literal["identity", "mirror", "shift_left", "shift_right"]
 
 
 @dataclass(frozen=True)
-class PhantomParams:
-    """The synthetic cohort (`data.source: phantom`)."""
-
-    patients: int
-    slices: int
-    seed: int
-
-
-@dataclass(frozen=True)
-class FolderParams:
-    """How to read `data/raw/folder/<class>/…` (`data.source: folder`)."""
-
-    positive: tuple[str, ...]  # class folders that count as positive
-    negative: tuple[str, ...]
-    patient_regex: str  # matched against the path inside the class folder; its group `patient` is the patient id
-    label_unit: Literal["slice", "patient"]
-    target: str  # what a positive means, in words
-
-
-@dataclass(frozen=True)
 class DataParams:
     """What is learned from."""
 
-    source: Literal["phantom", "kaggle_ct_ich", "folder"]
+    source: str  # one of strokect.readers.READERS
     labels: Literal["slice", "folder", "shuffled"]
     shuffle_seed: int
     image_size: int
     max_unreadable: int
     phantom: PhantomParams
     folder: FolderParams
+    manifest: ManifestParams
+    dicom: DicomParams
+    nifti: NiftiParams
 
 
 @dataclass(frozen=True)
@@ -55,6 +39,9 @@ class AuditParams:
     """Knowing exceptions: checks whose errors do not stop the pipeline. Every report repeats them."""
 
     allow: tuple[str, ...]
+
+
+SHUFFLE_CONTROL = "shuffle_control"  # the one check that comes after the split; audit.allow names it like the audit's own
 
 
 @dataclass(frozen=True)
@@ -75,6 +62,7 @@ class ModelParams:
     weights: str  # package | hub | none | a path to a .safetensors or .pth file
     dropout: float
     frozen_stages: int  # the stem and so many stages keep the weights they start with
+    symmetry: bool  # the mirrored slice as a second input; see symmetry.py
 
 
 @dataclass(frozen=True)
@@ -106,6 +94,8 @@ class TrainParams:
     focal_gamma: float
     label_smoothing: float
     class_balance: bool
+    mixup_alpha: float  # 0: off
+    layer_decay: float  # of the learning rate, from each block to the one before it; 1: all layers learn alike
     clip_norm: float
     ema_decay: float
     amp: Literal["auto", "bf16", "fp16", "off"]
@@ -155,7 +145,7 @@ class ExportParams:
 class TuneThresholdParams:
     """Calibration and operating point, both from out-of-fold predictions."""
 
-    goal: str  # f2 | sensitivity >= x
+    goal: str  # see strokect.thresholds.ALLOWED
     patient_rule: Literal["mean_top_k", "sequence"]
     patient_top_k: int
     calibration: Literal["auto", "none", "temperature", "affine", "isotonic"]
@@ -169,6 +159,7 @@ class SafetyParams:
 
     max_false_reject: float  # share of development slices that all layers of the gate together may reject
     refer_rate: float  # share of the accepted development slices that is referred
+    refer_error_rate: float  # above 0 it takes the place of refer_rate: error rate that the answered ones may have
     mc_samples: int  # Monte Carlo dropout samples
     outliers: Literal["built_in", "outliers"]  # folder below data/raw with further pictures that must be rejected
     outliers_per_category: int
@@ -182,6 +173,7 @@ class EvaluateParams:
     """What is reported."""
 
     open_test: Literal[True, False, "synthetic"]  # synthetic: only where the cohort is, so nothing real is opened by accident
+    prevalence: tuple[float, ...]  # shares of positives that PPV and NPV are given for
     resamples: int
     seed: int
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from strokect.files import atomic_path
+from strokect.net_benefit import net_benefit
 from strokect.statistics import calibration_bins
 
 mpl.use("Agg")
@@ -19,6 +21,7 @@ Floats = NDArray[np.float64]
 PART_NAMES = {"oof": "out-of-fold", "test": "test"}
 COLOURS = {"oof": "#0072B2", "test": "#D55E00"}  # Okabe–Ito, told apart by colour-blind readers
 CLASS_COLOURS = {"normal": "#0072B2", "stroke": "#D55E00"}
+MEASURE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")
 POINTS = 400  # a plot needs no more; `dvc plots show` embeds every point
 
 
@@ -38,8 +41,6 @@ def plot_tables(scored: Scored) -> dict[str, pd.DataFrame]:
     y, p = scored.labels, scored.probability
     fpr, tpr, _ = roc_curve(y, scored.ranking)
     precision, recall, _ = precision_recall_curve(y, scored.ranking)
-    bins = calibration_bins(p)
-    rows = [(p[bins == b].mean(), y[bins == b].mean(), int((bins == b).sum())) for b in np.unique(bins)]
     edges = np.linspace(0, 1, 21)
     density = {name: np.histogram(p[y == label], edges)[0] / (y == label).sum() for label, name in enumerate(CLASS_COLOURS)}
     names = np.array(list(CLASS_COLOURS))
@@ -47,9 +48,25 @@ def plot_tables(scored: Scored) -> dict[str, pd.DataFrame]:
         "roc": _thin(pd.DataFrame({"false_positive_rate": fpr, "true_positive_rate": tpr})),
         "pr": _thin(pd.DataFrame({"recall": recall, "precision": precision})),
         "confusion": pd.DataFrame({"actual": names[y], "predicted": names[scored.decision]}),
-        "calibration": pd.DataFrame(rows, columns=["mean_probability", "observed_share", "slices"]),
+        "calibration": reliability(y, p),
+        "calibration_before": reliability(y, scored.ranking),
+        "net_benefit": net_benefit(y, p),
         "probabilities": pd.DataFrame({"probability": edges[:-1] + 0.025, **density}),
     }
+
+
+def reliability(labels: NDArray[np.int64], probability: Floats) -> pd.DataFrame:
+    """Mean probability and share of positives in bins of equal mass."""
+    bins = calibration_bins(probability)
+    rows = [(probability[bins == b].mean(), labels[bins == b].mean(), int((bins == b).sum())) for b in np.unique(bins)]
+    return pd.DataFrame(rows, columns=["mean_probability", "observed_share", "slices"])
+
+
+def risk_coverage_table(measures: dict[str, Any]) -> pd.DataFrame:
+    """Coverage against the error rate among the surest slices, a column per measure; from metrics/safety.json."""
+    table = pd.DataFrame({name: entry["error_rate_at_coverage"] for name, entry in measures.items()})
+    table.index = pd.Index([float(coverage) for coverage in table.index], name="coverage")
+    return table.sort_index().reset_index()
 
 
 def _thin(frame: pd.DataFrame) -> pd.DataFrame:
@@ -80,8 +97,10 @@ def training_curves(training: pd.DataFrame, column: str) -> pd.DataFrame:
     return curves.reindex(columns=sorted({*curves.columns, *(f"fold {k}" for k in range(5))}))
 
 
-def draw(parts: list[Scored], training: pd.DataFrame, target: Path, title: str) -> None:
-    """Write roc.png, pr.png, confusion.png, calibration.png, probabilities.png and training.png into an existing folder."""
+def draw(parts: list[Scored], training: pd.DataFrame, risks: pd.DataFrame, target: Path, title: str) -> None:
+    """Write the pictures into an existing folder: roc, pr, confusion, calibration, probabilities, net_benefit, risk_coverage and
+    training, each .png. `risks` is that of `risk_coverage_table`.
+    """
     tables = {scored.part: plot_tables(scored) for scored in parts}
     base_rate = {scored.part: scored.labels.mean() for scored in parts}
     plt.rcParams.update({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False})
@@ -90,6 +109,8 @@ def draw(parts: list[Scored], training: pd.DataFrame, target: Path, title: str) 
     _draw_confusion(parts, target / "confusion.png", title)
     _draw_calibration(tables, target / "calibration.png", title)
     _draw_probabilities(tables, target / "probabilities.png", title)
+    _draw_net_benefit(tables, base_rate, target / "net_benefit.png", title)
+    _draw_risk_coverage(risks, target / "risk_coverage.png", title)
     _draw_training(training, target / "training.png", title)
 
 
@@ -153,6 +174,8 @@ def _draw_calibration(tables: dict[str, dict[str, pd.DataFrame]], path: Path, ti
     for part, table in tables.items():
         points = table["calibration"]
         axes.plot(points["mean_probability"], points["observed_share"], "o-", color=COLOURS[part], label=PART_NAMES[part])
+    before = tables["oof"]["calibration_before"]
+    axes.plot(before["mean_probability"], before["observed_share"], "x--", color="0.4", label="out-of-fold, before calibration")
     axes.legend(loc="upper left")
     _save(figure, path)
 
@@ -168,6 +191,33 @@ def _draw_probabilities(tables: dict[str, dict[str, pd.DataFrame]], path: Path, 
     panels[0][0].set_ylabel("share of the class's slices")
     panels[0][0].legend()
     figure.suptitle(title, fontsize=10)
+    _save(figure, path)
+
+
+def _draw_net_benefit(tables: dict[str, dict[str, pd.DataFrame]], base_rate: dict[str, float], path: Path, title: str) -> None:
+    figure, axes = plt.subplots(figsize=(6.4, 4.4))
+    for part, table in tables.items():
+        points, name = table["net_benefit"], PART_NAMES[part]
+        axes.plot(points["threshold"], points["model"], color=COLOURS[part], label=f"model, {name}")
+        axes.plot(points["threshold"], points["everybody"], color=COLOURS[part], linestyle=":", label=f"everybody, {name}")
+    axes.axhline(0, color="0.4", linewidth=1, label="nobody")
+    top = max(base_rate.values())
+    axes.set(
+        xlabel="probability from which one would act", ylabel="net benefit per slice", xlim=(0, 1), ylim=(-0.3 * top, 1.1 * top)
+    )
+    axes.set_title(f"Decision curve, slices\n{title}", fontsize=10)
+    axes.legend(loc="upper right", fontsize=9)
+    _save(figure, path)
+
+
+def _draw_risk_coverage(risks: pd.DataFrame, path: Path, title: str) -> None:
+    figure, axes = plt.subplots(figsize=(6.4, 4.4))
+    for number, (name, marker) in enumerate(zip(risks.columns[1:], "osDv^", strict=False)):
+        axes.plot(risks["coverage"], risks[name], marker=marker, color=MEASURE_COLOURS[number], label=name.replace("_", " "))
+    axes.set(xlabel="share of slices that are answered (the surest)", ylabel="error rate among them", xlim=(0, 1.02))
+    axes.set_ylim(bottom=0)
+    axes.set_title(f"Answering less, erring less: out-of-fold slices\n{title}", fontsize=10)
+    axes.legend(loc="upper left", fontsize=9)
     _save(figure, path)
 
 

@@ -20,8 +20,9 @@ from strokect.series import Arranged, Member, arrange
 from strokect.series_policy import SeriesDecision, decide_series, rule_in_words
 from strokect.slices import Picture, decode
 
-DATA_KEYS = ("source", "labels", "label_unit", "data_sha256", "split_sha256")
+DATA_KEYS = ("source", "labels", "label_unit", "patient_level_verifiable", "data_sha256", "split_sha256")
 UNGROUPED = "The split was not grouped by patient: these numbers are not patient-independent and may be far too good."
+UNVERIFIABLE = "The data had no patient ids: its groups are clusters of near-duplicates, and patient level is not verifiable."
 SHUFFLED = "The labels were permuted between patients: this is a control run and its answers mean nothing."
 
 
@@ -153,6 +154,8 @@ class Predictor:
     def describe(self) -> dict[str, Any]:
         """What GET /model says about the release."""
         release, point = self.release, self.release.operating_point
+        # The figures know of one exception more than the audit may: that of the shuffle control, which comes after the split.
+        allowed = [*release.audit.get("allowed", []), *release.metrics.get("audit_allowed", [])]
         answer: dict[str, Any] = {
             "version": release.version,
             "backbone": release.sidecar.get("backbone"),
@@ -168,12 +171,15 @@ class Predictor:
             "metrics": release.metrics,
             "safety": release.safety,
             "group_by": point.group_by,
+            "site": point.site,  # None unless this is a recalibrated release: its name, cases and parent version
             "data": {key: release.created_from.get(key) for key in DATA_KEYS},
-            "audit": {"passed": release.audit.get("passed"), "allowed": release.audit.get("allowed", [])},
+            "audit": {"passed": release.audit.get("passed"), "allowed": list(dict.fromkeys(allowed))},
             "warnings": [],
         }
         if point.group_by == "none":
             answer["warnings"].append(UNGROUPED)
+        if release.created_from.get("patient_level_verifiable") is False:
+            answer["warnings"].append(UNVERIFIABLE)
         if release.created_from.get("labels") == "shuffled":
             answer["warnings"].append(SHUFFLED)
         return answer

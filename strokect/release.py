@@ -47,6 +47,7 @@ class OperatingPoint:
     group_by: str
     folds: tuple[int, ...]  # whose out-of-fold predictions it was chosen on
     exports: dict[str, str]  # name of a model that ships ("0" … "4", or "student") → SHA-256 of its model.onnx
+    site: dict[str, Any] | None = None  # of stages.recalibrate: whose cases calibrated it, and the release that it was before
 
     @property
     def slice_threshold(self) -> float:
@@ -67,6 +68,7 @@ class OperatingPoint:
                 str(value["group_by"]),
                 tuple(int(fold) for fold in value["folds"]),
                 dict(value["exports"]),
+                dict(value["site"]) if value.get("site") is not None else None,
             )
             thresholds = [float(level["threshold"]) for level in (point.slice, point.patient)]
             if int(point.patient["top_k"]) < 1:

@@ -12,7 +12,18 @@ from strokect.self_test import self_test_answer
 from strokect.sidecar import read_sidecar
 
 MODEL_FILES = ("model.onnx", "head.npz", "model.json")
-ORIGIN_KEYS = ("source", "labels", "label_unit", "group_by", "backbone", "weights", "target", "data_sha256", "split_sha256")
+ORIGIN_KEYS = (
+    "source",
+    "labels",
+    "label_unit",
+    "patient_level_verifiable",
+    "group_by",
+    "backbone",
+    "weights",
+    "target",
+    "data_sha256",
+    "split_sha256",
+)
 
 
 def write_release(

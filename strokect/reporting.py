@@ -1,16 +1,20 @@
 """The form of metrics/oof.json and metrics/evaluate.json, and the sentences that must stand beside the numbers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from strokect.files import read_json
+from strokect.manifest import NOT_VERIFIABLE
 from strokect.operating_point import patient_labels
 from strokect.statistics import summarise
 
 Floats = NDArray[np.float64]
-FIGURES = ("roc_auc", "average_precision", "accuracy", "sensitivity", "specificity", "f2", "ece", "brier")
+FIGURES = ("roc_auc", "average_precision", "accuracy", "sensitivity", "specificity", "f2", "ece", "brier", "log_loss")
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,16 @@ class Judged:
     threshold: float  # the one that ships
 
 
+def read_audit(metrics: Path = Path("metrics")) -> dict[str, Any]:
+    """metrics/audit.json completed by what metrics/split.json found later: `allowed` holds every exception in force."""
+    audit, split = read_json(metrics / "audit.json"), read_json(metrics / "split.json")
+    return {
+        "passed": audit["passed"] and split["passed"],
+        "allowed": [*audit["allowed"], *split["allowed"]],
+        "findings": [*audit["findings"], *split["findings"]],
+    }
+
+
 def report(
     part: str,
     labels: NDArray[np.int64],
@@ -33,16 +47,17 @@ def report(
     cohort: dict[str, Any],
     sidecar: dict[str, Any],
     audit: dict[str, Any],
+    prevalence: Sequence[float],
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
     """Figures of slices (n,) and of whole patients, with what they are figures of."""
     names = np.unique(patients)
     truth = patient_labels(labels, patients)
-    bootstrap = {"resamples": resamples, "seed": seed}
 
     def level(judged: Judged, y: NDArray[np.int64], who: NDArray[np.str_]) -> dict[str, Any]:
-        return summarise(y, judged.probability, judged.ranking, judged.decision, who, threshold=judged.threshold, **bootstrap)
+        scores = judged.probability, judged.ranking, judged.decision
+        return summarise(y, *scores, who, threshold=judged.threshold, prevalence=prevalence, resamples=resamples, seed=seed)
 
     return {
         "part": part,
@@ -51,6 +66,7 @@ def report(
         "n_slices": len(labels),
         "n_patients": len(names),
         "n_positive_patients": int(truth.sum()),
+        "patient_level_verifiable": cohort["patient_level_verifiable"],
         "group_by": sidecar["group_by"],
         "target": sidecar["target"],
         "device": sidecar["device"],
@@ -80,11 +96,16 @@ def notes(part: str, cohort: dict[str, Any], sidecar: dict[str, Any], audit: dic
             "thresholds chosen on other patients (so the confusion matrix is not that of the one threshold shown, which ships). "
             f"ROC AUC and average precision are those of the raw scores. {shipped}"
         )
+    elif part == "external":
+        judge = "student" if student else "ensemble"
+        lines.append(f"External data: judged by the exported {judge} of a frozen release; nothing was fitted on these slices.")
     else:
         judge = "student" if student else "ensemble"
         lines.append(f"Test part: judged by the exported {judge} with the operating point chosen out-of-fold.")
     if sidecar["group_by"] == "none":
         lines.append("NOT patient-independent: slices of one patient are in several parts (split.group_by: none).")
+    if not cohort["patient_level_verifiable"]:
+        lines.append(NOT_VERIFIABLE)
     if cohort["labels"] == "shuffled":
         lines.append("Control run: labels were permuted between patients and mean nothing.")
     if cohort["synthetic"]:

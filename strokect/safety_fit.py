@@ -4,7 +4,6 @@ Everything here sees out-of-fold scores of development slices only, and never an
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +12,6 @@ from strokect.calibration_fit import CROSS_FIT_GROUPS, patient_groups
 from strokect.errors import SafetyError
 from strokect.gate import Standard
 from strokect.pixel_checks import Limit, fit_limits
-from strokect.statistics import bootstrap_weights, estimate, roc_auc
 from strokect.texture import GUARD, Texture
 from strokect.uncertainty import MEASURES
 
@@ -21,7 +19,6 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 STEPS = 24  # of the bisection for the joint level: 2⁻²⁴ of the range
 SERIES_SHARE = (0.5, 0.9)  # a series is never rejected for less than the first share of its slices, and always above the second
-COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)
 
 
 @dataclass(frozen=True)
@@ -38,6 +35,11 @@ class Scored:
     mc_std: Floats  # (n,)
     labels: NDArray[np.int64]  # (n,)
     patients: NDArray[np.str_]  # (n,)
+
+    @property
+    def wrong(self) -> Bools:
+        """(n,) whether the out-of-fold decision is not the label."""
+        return np.asarray(self.decision != self.labels)
 
     def take(self, where: Bools) -> "Scored":
         """The slices of `where` (n,)."""
@@ -141,55 +143,37 @@ def uncertainties(scored: Scored, threshold: float) -> dict[str, Floats]:
     return {name: measure(scored.probability, threshold, scored.mc_std, scored.gate) for name, measure in MEASURES.items()}
 
 
-def refer_limit(uncertainty: Floats, rejected: Bools, refer_rate: float) -> float:
-    """The limit above which at most `refer_rate` of the slices that are not rejected lie."""
+@dataclass(frozen=True)
+class ReferGoal:
+    """What the refer band is for: at most `rate` of the accepted slices, or, above 0, at most `error_rate` among the answered."""
+
+    rate: float
+    error_rate: float = 0.0
+
+
+def refer_limit(uncertainty: Floats, errors: Bools, rejected: Bools, goal: ReferGoal) -> float:
+    """The limit of uncertainty (n,) above which a slice that is not `rejected` (n,) is referred.
+
+    Raises SafetyError where no band leaves the error rate that is asked for.
+    """
     accepted = uncertainty[~rejected]
     if not len(accepted):
         raise SafetyError("every development slice is rejected: there is nothing to refer")
-    return limit_above(accepted, refer_rate)
-
-
-def compare_measures(scored: Scored, threshold: float, *, resamples: int, seed: int) -> dict[str, Any]:
-    """How well each measure finds the slices that are decided wrongly, out-of-fold.
-
-    AUROC of error detection with a patient-clustered interval; error rate at each coverage when the least sure are left out;
-    AURC, the mean error rate over all coverages (Geifman & El-Yaniv 2017), beside that of a perfect ranking.
-    """
-    errors = (scored.decision != scored.labels).astype(np.int64)
-    counts, index = bootstrap_weights(scored.patients, resamples, seed)
-    report: dict[str, Any] = {}
-    for name, values in uncertainties(scored, threshold).items():
-        risks = risk_coverage(errors, values)
-        report[name] = {
-            "error_detection_auroc": estimate(lambda w, values=values: roc_auc(errors, values, w), counts, index),  # type: ignore[misc]
-            "aurc": float(risks.mean()),
-            "error_rate_at_coverage": {f"{c:g}": float(risks[max(1, round(c * len(risks))) - 1]) for c in COVERAGES},
-        }
-    return {
-        "n": len(errors),
-        "n_errors": int(errors.sum()),
-        "perfect_aurc": float(risk_coverage(errors, errors.astype(float)).mean()),
-        "measures": report,
-    }
-
-
-def risk_coverage(errors: NDArray[np.int64], uncertainty: Floats) -> Floats:
-    """(n,) error rate among the k surest slices, k = 1 … n; slices that tie share their errors."""
-    values, group = np.unique(uncertainty, return_inverse=True)
-    share = np.bincount(group, errors, len(values)) / np.bincount(group, minlength=len(values))
-    order = np.argsort(uncertainty, kind="stable")
-    return np.asarray(np.cumsum(share[group][order]) / np.arange(1, len(errors) + 1))
-
-
-def choose_measure(comparison: dict[str, Any]) -> str:
-    """The measure with the highest AUROC of error detection; the first one where that is not estimable."""
-    measures = comparison["measures"]
-
-    def auroc(name: str) -> float:
-        value = measures[name]["error_detection_auroc"]["value"]
-        return -1.0 if value is None else float(value)
-
-    return max(measures, key=auroc)
+    if not goal.error_rate:
+        return limit_above(accepted, goal.rate)
+    order = np.argsort(accepted, kind="stable")
+    ordered, wrong = accepted[order], errors[~rejected][order]
+    ends = np.flatnonzero(np.r_[ordered[1:] != ordered[:-1], True])  # slices that tie are answered or referred together
+    risk = np.cumsum(wrong)[ends] / (ends + 1)
+    holding = np.flatnonzero(risk <= goal.error_rate)
+    if not len(holding):
+        raise SafetyError(
+            f"safety.refer_error_rate {goal.error_rate:g} is out of reach: the best band leaves an error rate of "
+            f"{risk.min():.3f} among the answered slices. Raise it, or set it to 0 and choose safety.refer_rate"
+        )
+    last = ordered[ends[holding[-1]]]
+    higher = ordered[ordered > last]
+    return float((last + higher[0]) / 2 if len(higher) else last)
 
 
 @dataclass(frozen=True)
@@ -202,7 +186,7 @@ class CrossFitted:
 
 
 def cross_fitted(
-    scored: Scored, threshold: float, measure: str, max_false_reject: float, refer_rate: float, seed: int
+    scored: Scored, threshold: float, measure: str, max_false_reject: float, refer: ReferGoal, seed: int
 ) -> CrossFitted:
     """Limits, texture, common scale of the gate, refer band and series rule, fitted anew without each group of patients."""
     n, names = len(scored.labels), np.unique(scored.patients)
@@ -215,7 +199,7 @@ def cross_fitted(
         uncertainty = uncertainties(again, threshold)[measure]
         limits = fit_gate(again.take(rest), max_false_reject)
         outside_limits = limits.rejects(again)
-        band = refer_limit(uncertainty[rest], outside_limits[rest], refer_rate)
+        band = refer_limit(uncertainty[rest], scored.wrong[rest], outside_limits[rest], refer)
         share = series_share(outside_limits[rest], scored.patients[rest], max_false_reject)
         rejected[own] = outside_limits[own]
         referred[own] = ~rejected[own] & (uncertainty[own] > band)

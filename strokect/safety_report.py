@@ -17,9 +17,11 @@ from strokect.params import SafetyParams
 from strokect.pixel_checks import CHECKS
 from strokect.policy import UNLIKE, Policy
 from strokect.reporting import figure_text
-from strokect.safety_fit import Scored, cross_fitted
+from strokect.safety_fit import ReferGoal, Scored, cross_fitted
+from strokect.shift_reference import reference
 from strokect.slices import decode
 from strokect.statistics import bootstrap_weights, estimate, roc_auc, weighted_share
+from strokect.subgroups import position_thirds
 from strokect.texture import GUARD, TEXTURE
 
 Floats = NDArray[np.float64]
@@ -150,22 +152,22 @@ def false_rejects(
     }
 
 
-def position_thirds(patients: NDArray[np.str_], order: NDArray[np.int64]) -> NDArray[np.int64]:
-    """0, 1 or 2 for each slice: which third of its patient's slices, by `order`."""
-    third = np.zeros(len(patients), np.int64)
-    for patient in np.unique(patients):
-        own = np.flatnonzero(patients == patient)
-        ranks = np.argsort(np.argsort(order[own], kind="stable"), kind="stable")
-        third[own] = ranks * 3 // len(own)
-    return third
-
-
 def safety_metrics(
-    scored: Scored, order: NDArray[np.int64], policy: Policy, judge: Judge, outliers: dict[str, list[bytes]], params: SafetyParams
+    scored: Scored,
+    heads: Floats,
+    order: NDArray[np.int64],
+    policy: Policy,
+    judge: Judge,
+    outliers: dict[str, list[bytes]],
+    params: SafetyParams,
 ) -> dict[str, Any]:
-    """The parts of metrics/safety.json about rejecting and referring; `order` (n,) is each slice's place in its patient."""
+    """The parts of metrics/safety.json about rejecting and referring, and what external data is compared with.
+
+    `heads` (n, B) are the grey levels of each slice's head, `order` (n,) is its place in its patient.
+    """
     resampling = {"resamples": params.resamples, "seed": params.seed}
-    fitted = cross_fitted(scored, policy.threshold, policy.measure, params.max_false_reject, params.refer_rate, params.seed)
+    refer = ReferGoal(params.refer_rate, params.refer_error_rate)
+    fitted = cross_fitted(scored, policy.threshold, policy.measure, params.max_false_reject, refer, params.seed)
     categories = {}
     for name, pictures in tqdm(outliers.items(), desc="safety: outliers", unit="category", mininterval=1):
         scores, objections = judge_outliers(judge, pictures)
@@ -182,6 +184,7 @@ def safety_metrics(
         "policy_out_of_fold": account(
             scored.labels, combine(scored.decision, fitted.rejected, fitted.referred), scored.patients, **resampling
         ),
+        "reference": reference(scored, heads, fitted.referred, policy, params.refer_rate, **resampling),
         "notes": NOTES,
     }
 

@@ -98,7 +98,7 @@ def _trainer(given: TuningSet, values: Values, name: str, fold: int) -> Trainer:
     task = replace(task, held_out_images=task.held_out_images[:0], held_out_labels=task.held_out_labels[:0])
     resume = resume_path("search", fold, *identity(given.prepared, model, schedule, params.search.split_seed))
     torch.manual_seed(schedule.seed * 100 + fold)  # the head starts at random
-    net = build_network(model.backbone, model.weights, model.dropout)
+    net = build_network(model.backbone, model.weights, model.dropout, model.frozen_stages, model.symmetry)
     return Trainer(net, task, schedule, seed=schedule.seed * 100 + fold, mine_epoch=0, resume=resume)
 
 

@@ -13,13 +13,11 @@ import numpy as np
 from strokect.archive import MAX_SERIES_BYTES, Unreadable, is_side_file, unpack
 from strokect.errors import ImageError
 from strokect.files import sha256_bytes
-from strokect.geometry import Geometry, has_gap, has_number_gap, read_geometry
+from strokect.geometry import SAME_POSITION_MM, SAME_TILT_DEG, Geometry, has_gap, has_number_gap, read_geometry
 from strokect.slices import Picture, decode, is_dicom
 
 MAX_SLICE_PIXELS = 2**20  # 1024 × 1024: with 400 slices decoded at once, /predict's own cap would be 13 GB
 MAX_SERIES_PIXELS = 2**27  # 512 slices of 512 × 512
-SAME_TILT_DEG = 2.0  # within it, slices are parallel and their positions comparable
-SAME_POSITION_MM = 0.05
 LEFT_OUT = {
     "duplicate": "the same picture as another slice",
     "same_position": "another slice lies at the same place",

@@ -41,11 +41,16 @@ def load_slice(data: bytes, size: int) -> LoadedSlice:
     """
     picture = decode(data)
     height, width = picture.grey.shape
-    if max(width, height) > MAX_ASPECT * min(width, height):
-        raise ImageError("extreme_aspect_ratio", f"{width}×{height} pixels; a slice is at most {MAX_ASPECT:g}:1")
+    check_aspect(width, height)
     if picture.chroma > GREY_TOLERANCE:  # one drawn-on contour is enough: it may be the answer
         raise ImageError("colour", "a colour picture: CT slices are grey; drawn-on contours or photographs cannot be judged")
     return LoadedSlice(resize_slice(picture.grey, size), width, height)
+
+
+def check_aspect(width: int, height: int) -> None:
+    """Raise ImageError for a shape that no slice has."""
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise ImageError("extreme_aspect_ratio", f"{width}×{height} pixels; a slice is at most {MAX_ASPECT:g}:1")
 
 
 def is_dicom(data: bytes) -> bool:

@@ -1,9 +1,12 @@
-"""Where slices come from: one reader per `data.source`, all giving the same `Source`.
+"""Where slices come from: the reader that `data.source` names finds the cohort as a `Source`, in the same form for all.
 
-A new reader is one function here plus one line in READERS.
+Readers are listed in `strokect.readers`; what several of them need is here.
 """
 
+import importlib
+import os
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,16 +16,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from strokect import ct_ich, phantom
 from strokect.errors import DataError, ImageError
 from strokect.files import sha256_bytes
 from strokect.params import DataParams
 from strokect.preflight import check_raw_data
-from strokect.slices import Picture, decode, load_slice, resize_slice
+from strokect.readers import module_of
+from strokect.slices import Picture, decode, load_slice
 
 # What lies beside pictures and is none. Everything else is opened, whatever its name: PACS exports often have no suffix.
 NO_PICTURES = (".txt", ".csv", ".json", ".xml", ".html", ".md", ".pdf", ".ini", ".db")
 NO_PICTURE_NAMES = ("DICOMDIR",)
+UNFIT = re.compile(r"[\ud800-\udfff\n\r]")  # in a file name: what stands for bytes that are no UTF-8, and line breaks
 
 
 @dataclass(frozen=True)
@@ -40,33 +44,45 @@ class Pixels:
 class Row:
     """One slice before it is decoded."""
 
-    file: str  # posix path below data/raw/<source>, unique
+    file: str  # unique; the posix path below data/raw/<source> unless `Source.look_up` says otherwise
     patient: str
-    slice: int  # order within the patient, 0-based
+    slice: int  # order within the patient, 0-based, from the skull base up where the source tells
     label: int
-    extra: dict[str, Any] = field(default_factory=dict)  # further manifest columns
+    # Further manifest columns. Where a source knows them they are called age_years (float), gender (Male, Female or Other),
+    # subtype (of the positive finding; "" without one), site, fracture (0 or 1) and series.
+    extra: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Source:
-    """A cohort as its reader found it, sorted by patient and slice."""
+    """A cohort as its reader found it, sorted by patient and slice. `read` and `picture` are called from several threads."""
 
     rows: list[Row]
-    read: Callable[[Row], Pixels]  # raises ImageError
+    read: Callable[[Row], Pixels]  # of the row's file and `data` only: `prepare` keeps what it gives; raises ImageError
     picture: Callable[[Row], Picture]  # the slice as its file has it, before any resizing; raises ImageError
     target: str  # what a positive label means, in words; travels to model, page and report
-    label_unit: str  # slice | patient: what one label was given for
-    left_out: list[tuple[str, str]] = field(default_factory=list)  # (file, reason)
+    label_unit: str  # slice | series | patient: what one label was given for
+    left_out: list[tuple[str, str]] = field(default_factory=list)  # (file, reason): what is no slice of this cohort
+    unreadable: list[tuple[str, str]] = field(default_factory=list)  # (file, reason): may be one; counts as data.max_unreadable
     patient_labels: dict[str, dict[str, int]] = field(default_factory=dict)  # patient → {who says it: 0 | 1}
+    patient_ids: bool = (
+        True  # False: nothing tells whose a slice is, each row's `patient` is its file, `prepare` groups by likeness
+    )
+    path: Callable[[Row], Path] | None = None  # the raw file that a row is read from, where it is not `file` below the root
+    look_up: str = ""  # the command that says which path a `file` is, where it is a pseudonym
 
 
 def read_source(params: DataParams, root: Path) -> Source:
-    """Read the cohort under `root` (data/raw/<source>) with the labels that `data.labels` asks for."""
+    """Read the cohort under `root` (data/raw/<source>) with the labels that `data.labels` asks for.
+
+    Raises DataError where data, tables and params contradict each other.
+    """
     check_raw_data(params.source, root)
-    source = READERS[params.source](params, root)
+    source: Source = importlib.import_module(module_of(params.source)).read(params, root)
     if not source.rows:
-        raise DataError(f"{root}: no slices found")
-    if params.labels == "shuffled":
+        counts = Counter(reason for _, reason in source.left_out + source.unreadable).most_common()
+        raise DataError(f"{root}: no slices found" + "".join(f"\n  left out: {n} × {reason}" for reason, n in counts))
+    if params.labels == "shuffled" and source.patient_ids:  # otherwise `prepare` does it when it knows the groups
         source = shuffle_patient_labels(source, params.shuffle_seed)
     return source
 
@@ -85,88 +101,6 @@ def raw_pictures(params: DataParams, files: list[str]) -> list[Callable[[], Pict
     return [partial(source.picture, rows[file]) for file in files]
 
 
-def read_phantom(params: DataParams, root: Path) -> Source:
-    """The synthetic cohort. `labels: folder` calls every slice of a positive patient positive, as folder copies do."""
-    made: dict[str, Pixels] = {}
-    rows: list[Row] = []
-    p = params.phantom
-    for piece in phantom.make_cohort(patients=p.patients, slices=p.slices, size=params.image_size, seed=p.seed):
-        grey = phantom.window(piece.hu)
-        file = f"{piece.patient}/{piece.slice:02d}.png"
-        height, width = grey.shape
-        made[file] = Pixels(resize_slice(grey, params.image_size), sha256_bytes(grey.tobytes()), width, height, piece.mask)
-        rows.append(Row(file, piece.patient, piece.slice, int(piece.lesion != ""), {"subtype": piece.lesion}))
-    target, unit = "synthetic bleed or infarct on this slice", "slice"
-    if params.labels != "slice":
-        positive = {row.patient for row in rows if row.label}
-        rows = [replace(row, label=int(row.patient in positive)) for row in rows]
-        target, unit = "slice of a synthetic patient who has a bleed or infarct somewhere", "patient"
-    # The phantom is drawn at the size that the models see: its file, had it one, would hold the same pixels.
-    return Source(rows, lambda row: made[row.file], lambda row: Picture(made[row.file].image[0], 0), target, unit)
-
-
-def read_kaggle_ct_ich(params: DataParams, root: Path) -> Source:
-    """The Kaggle "Brain Stroke CT Image Dataset"; see `strokect.ct_ich` for how its slice labels are rebuilt."""
-    cohort = ct_ich.read_cohort(root)
-    rows, left_out = [], []
-    reasons = dict(cohort.left_out)
-    for piece in cohort.slices:
-        label = piece.label if params.labels == "slice" else piece.folder_label
-        if label is None:
-            left_out.append((piece.file, reasons[piece.file]))
-            continue
-        age, gender = cohort.demographics.get(piece.patient, (None, None))
-        extra = {"subtype": "+".join(piece.subtypes), "fracture": piece.fracture, "age_years": age, "gender": gender}
-        rows.append(Row(piece.file, piece.patient, piece.order, label, extra))
-    if params.labels == "slice":
-        target, unit = "intracranial haemorrhage on this slice", "slice"
-    else:
-        target, unit = "slice of a patient filed under 'Stroke' (31 of the 36 haemorrhage patients)", "patient"
-    return Source(rows, *_file_readers(params, root), target, unit, left_out, cohort.patient_labels)
-
-
-def read_folder(params: DataParams, root: Path) -> Source:
-    """`<class>/…` folders of PNG, JPEG or DICOM slices; the patient id comes from `data.folder.patient_regex`."""
-    p = params.folder
-    try:
-        pattern = re.compile(p.patient_regex)
-    except re.error as error:
-        raise DataError(f"params.yaml: data.folder.patient_regex is not a regular expression ({error})") from None
-    if "patient" not in pattern.groupindex:
-        raise DataError("params.yaml: data.folder.patient_regex has no group named patient, e.g. ^(?P<patient>[^/_]+)")
-    classes = {**dict.fromkeys(p.negative, 0), **dict.fromkeys(p.positive, 1)}
-    folders = sorted(path.name for path in root.iterdir() if path.is_dir())
-    missing, unknown = [c for c in classes if c not in folders], [f for f in folders if f not in classes]
-    if missing or unknown:
-        raise DataError(
-            f"{root}: class folders are {folders}; params.yaml has positive {list(p.positive)}, negative {list(p.negative)}. "
-            "Every class folder must be named once in data.folder.positive or data.folder.negative"
-        )
-    stray = sorted(path.name for path in root.iterdir() if path.is_file() and not is_no_picture(path))
-    if stray:
-        raise DataError(f"{root}: {len(stray)} file(s) outside the class folders, e.g. {stray[0]!r}; move them into one or away")
-    found: list[tuple[str, str, int]] = []
-    left_out = []
-    for name, label in classes.items():
-        for path in sorted((root / name).rglob("*"), key=lambda path: _natural(path.as_posix())):
-            if not path.is_file():
-                continue
-            file = path.relative_to(root).as_posix()
-            if is_no_picture(path):
-                left_out.append((file, "not a picture by its name"))
-                continue
-            match = pattern.search(path.relative_to(root / name).as_posix())
-            if match is None or not match["patient"]:
-                raise DataError(f"{root / file}: data.folder.patient_regex {p.patient_regex!r} finds no patient in this name")
-            found.append((match["patient"], file, label))
-    order: dict[str, int] = {}
-    rows = []
-    for patient, file, label in sorted(found, key=lambda item: (_natural(item[0]), _natural(item[1]))):
-        order[patient] = order.get(patient, -1) + 1
-        rows.append(Row(file, patient, order[patient], label))
-    return Source(rows, *_file_readers(params, root), p.target, p.label_unit, left_out)
-
-
 def shuffle_patient_labels(source: Source, seed: int) -> Source:
     """The control: permute the patient-level label (any positive slice) between patients; each slice gets its patient's."""
     positive = {row.patient for row in source.rows if row.label}
@@ -178,12 +112,12 @@ def shuffle_patient_labels(source: Source, seed: int) -> Source:
     return replace(source, rows=rows, target=target, label_unit="patient", patient_labels={})
 
 
-def _file_readers(params: DataParams, root: Path) -> tuple[Callable[[Row], Pixels], Callable[[Row], Picture]]:
-    """`Source.read` and `Source.picture` of a cohort of files."""
+def file_readers(params: DataParams, path_of: Callable[[Row], Path]) -> tuple[Callable[[Row], Pixels], Callable[[Row], Picture]]:
+    """`Source.read` and `Source.picture` of a cohort with one PNG, JPEG or DICOM file per slice, which `path_of` finds."""
 
     def data_of(row: Row) -> bytes:
         try:
-            return (root / row.file).read_bytes()
+            return path_of(row).read_bytes()
         except OSError as error:
             raise ImageError("unreadable_file", f"cannot be opened ({type(error).__name__})") from None
 
@@ -195,18 +129,50 @@ def _file_readers(params: DataParams, root: Path) -> tuple[Callable[[Row], Pixel
     return read, lambda row: decode(data_of(row))
 
 
+def files_below(root: Path, folder: str = "") -> tuple[list[str], list[tuple[str, str]]]:
+    """Every file at any depth of `root`/`folder` that may be a picture, and (file, reason) of the rest.
+
+    Both hold posix paths below `root`, in natural order. Links to folders are not followed: they may lead in a circle or to a
+    copy. Raises DataError for a folder that cannot be read and for a name that no table can hold.
+    """
+    found, left_out = [], []
+
+    def stop(error: OSError) -> None:
+        raise DataError(f"{root}: a folder below it cannot be read ({type(error).__name__}): chmod -R u+rX {root}")
+
+    for at, folders, names in os.walk(root / folder, onerror=stop):
+        for path in (Path(at) / name for name in (*folders, *names)):
+            file = path.relative_to(root).as_posix()
+            if path.is_dir():
+                if path.is_symlink():
+                    left_out.append((file, "a link to a folder: not followed"))
+            elif UNFIT.search(file):
+                raise DataError(f"{root}: a file name is not UTF-8 text; `LC_ALL=C.UTF-8 find {root} | grep -axv '.*'` shows it")
+            elif is_no_picture(path):
+                left_out.append((file, "not a picture by its name"))
+            elif path.is_file():
+                found.append(file)
+            else:
+                left_out.append((file, "a link that leads to no file" if path.is_symlink() else "neither a file nor a folder"))
+    return sorted(found, key=natural), sorted(left_out)
+
+
 def is_no_picture(path: Path) -> bool:
     """Whether a file beside pictures is none, by its name."""
     return path.name.startswith(".") or path.name in NO_PICTURE_NAMES or path.suffix.lower() in NO_PICTURES
 
 
-def _natural(text: str) -> list[tuple[int, int, str]]:
+def patient_pattern(regex: str, key: str) -> re.Pattern[str]:
+    """The compiled `regex` of the param `key`. Raises DataError unless it is one and names a group `patient`."""
+    try:
+        pattern = re.compile(regex)
+    except re.error as error:
+        raise DataError(f"params.yaml: {key} is not a regular expression ({error})") from None
+    if "patient" not in pattern.groupindex:
+        raise DataError(f"params.yaml: {key} has no group named patient, e.g. ^(?P<patient>[^/_]+)")
+    return pattern
+
+
+def natural(text: str) -> list[tuple[int, int, str]]:
     """Sort key that puts `slice 10` after `slice 9`."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", text)]
-
-
-READERS: dict[str, Callable[[DataParams, Path], Source]] = {
-    "phantom": read_phantom,
-    "kaggle_ct_ich": read_kaggle_ct_ich,
-    "folder": read_folder,
-}
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", text)]

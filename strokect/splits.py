@@ -26,7 +26,7 @@ def make_split(manifest: pd.DataFrame, linked: NDArray[np.int64], params: SplitP
     labels = manifest["label"].to_numpy(int)
     units = np.arange(len(manifest))
     if params.group_by == "patient":
-        units = _linked_groups(manifest["patient"].to_numpy(str), linked)
+        units = linked_groups(manifest["patient"].to_numpy(str), linked)
     unit_ids, unit_of = np.unique(units, return_inverse=True)  # (U,), (N,)
     positive = np.zeros(len(unit_ids), int)
     np.maximum.at(positive, unit_of, labels)
@@ -60,7 +60,7 @@ def check_disjoint(split: pd.DataFrame, linked: NDArray[np.int64]) -> None:
         raise DataError(f"the split leaks: near-duplicates {a!r} and {b!r} are in different parts")
 
 
-def _linked_groups(patients: NDArray[np.str_], linked: NDArray[np.int64]) -> NDArray[np.int64]:
+def linked_groups(patients: NDArray[np.str_], linked: NDArray[np.int64]) -> NDArray[np.int64]:
     """(N,) group number: patients joined by a linked pair share one (connected components)."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components

@@ -4,16 +4,18 @@ Every metric takes weights (R, n), one row per bootstrap resample (how often eac
 A metric that a resample does not define (no positive drawn) is NaN there.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from strokect.delong import analytic_auc
 from strokect.errors import NotEstimableError
 
 Floats = NDArray[np.float64]
 ECE_BINS = 10
+PROBABILITY_FLOOR = 1e-7  # kept between a probability and 0 or 1 where a logarithm is taken
 CHUNK = 250  # resamples at a time: 250 × 10,000 items are 20 MB
 
 
@@ -51,8 +53,22 @@ def brier(labels: NDArray[np.int64], score: Floats, weights: Floats) -> Floats:
     return weights @ (score - labels) ** 2 / weights.sum(1)
 
 
+def log_loss(labels: NDArray[np.int64], score: Floats, weights: Floats) -> Floats:
+    """Mean −log of the probability that the label was given."""
+    p = np.clip(score, PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
+    return weights @ -np.where(labels == 1, np.log(p), np.log1p(-p)) / weights.sum(1)
+
+
+def predictive_values(sensitivity: Floats, specificity: Floats, prevalence: float) -> tuple[Floats, Floats]:
+    """PPV and NPV (R,) by Bayes' rule where `prevalence` of the items are positive; NaN where nothing would be called so."""
+    hit, alarm = sensitivity * prevalence, (1 - specificity) * (1 - prevalence)
+    cleared, missed = specificity * (1 - prevalence), (1 - sensitivity) * prevalence
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return hit / (hit + alarm), cleared / (cleared + missed)
+
+
 def ece(labels: NDArray[np.int64], score: Floats, weights: Floats) -> Floats:
-    """Expected calibration error over ECE_BINS bins of equal mass (edges from the whole sample)."""
+    """Expected calibration error over ECE_BINS adaptive bins, of equal mass (Nguyen & O'Connor 2015); edges from all items."""
     bins = calibration_bins(score)
     one_hot = (bins[:, None] == np.arange(ECE_BINS)).astype(float)  # (n, bins)
     gap = weights @ (one_hot * (score - labels)[:, None])  # (R, bins): Σ w (p − y)
@@ -101,12 +117,14 @@ def summarise(
     patients: NDArray[Any],
     *,
     threshold: float,
+    prevalence: Sequence[float],
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
     """All figures of one level (slices, or patients when each has one row) in the form of metrics/evaluate.json.
 
-    `ranking` is what ROC AUC and average precision order the items by; `score` is the probability.
+    `ranking` is what ROC AUC and average precision order the items by; `score` is the probability. `prevalence` lists the
+    shares of positives that PPV and NPV are given for.
     """
     if not (np.isfinite(score).all() and np.isfinite(ranking).all() and len(score) == len(labels) > 0):
         raise NotEstimableError("figures need at least one item and finite scores")
@@ -122,9 +140,19 @@ def summarise(
         "f2": lambda w: weighted_share(5 * tp, 5 * tp + 4 * fn + fp, w),
         "ece": lambda w: ece(y, score, w),
         "brier": lambda w: brier(y, score, w),
+        "log_loss": lambda w: log_loss(y, score, w),
     }
+
+    def predicted(share: float, which: int) -> dict[str, Any]:
+        def metric(w: Floats) -> Floats:
+            return predictive_values(weighted_share(tp, y, w), weighted_share(tn, 1 - y, w), share)[which]
+
+        return estimate(metric, counts, index)
+
     return {
         **{name: estimate(metric, counts, index) for name, metric in metrics.items()},
+        "roc_auc_analytic": analytic_auc(y, ranking, patients),
+        "at_prevalence": [{"prevalence": share, "ppv": predicted(share, 0), "npv": predicted(share, 1)} for share in prevalence],
         "threshold": threshold,
         "confusion_matrix": {"tn": int(tn.sum()), "fp": int(fp.sum()), "fn": int(fn.sum()), "tp": int(tp.sum())},
         "per_class": {"normal": _per_class(tn.sum(), fn.sum(), fp.sum()), "stroke": _per_class(tp.sum(), fp.sum(), fn.sum())},

@@ -22,7 +22,9 @@ from strokect.distributed import GlobalDropout, World, globalise
 from strokect.errors import TrainingError
 from strokect.files import atomic_path
 from strokect.losses import slice_loss
-from strokect.network import FoldNet, parameters_of, predict_logits
+from strokect.mixup import mix
+from strokect.network import FoldNet, predict_logits
+from strokect.parameter_groups import parameter_groups
 from strokect.params import TrainParams
 
 Report = Callable[[dict[str, float]], None]
@@ -86,12 +88,8 @@ class Trainer:
             globalise(self.net, self.world, self.device)
         self.ema = ModelEmaV3(self.net, decay=params.ema_decay, use_warmup=True)
         self.task, self.params, self.seed, self.mine_epoch, self.resume = task, params, seed, mine_epoch, resume
-        groups = parameters_of(self.net)
         self.optimizer = torch.optim.AdamW(
-            [
-                {"params": groups["decay"], "weight_decay": params.weight_decay},
-                {"params": groups["no_decay"], "weight_decay": 0.0},
-            ],
+            parameter_groups(self.net, params.weight_decay, params.layer_decay),
             lr=params.learning_rate,
             fused=True,  # also on a CPU, where it takes a third of the time
         )
@@ -167,18 +165,21 @@ class Trainer:
         process's share and the gradient norm before clipping, on the device.
         """
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_scale", 1.0)
         whole, (mine, counts) = len(positions), self.world.portion(len(positions))
         labels, weights = self.labels[positions], self.weights[positions]
         if self.bleeds:
             images, labels, weights = self.bleeds(images, positions, chosen.to(self.device, non_blocking=True), labels, weights)
-        images, labels, weights = augment(images, self.params.augment)[mine], labels[mine], weights[mine]
+        # Like augmentation, of the whole batch in every process: whose slices meet must not depend on how many there are.
+        images, parts = mix(augment(images, self.params.augment), labels, weights, self.params.mixup_alpha)
         if isinstance(self.net.dropout, GlobalDropout):
             self.net.dropout.whole = whole
         with torch.autocast(self.device.type, dtype=self.amp, enabled=self.amp is not None):
-            logits = self.forward(images.contiguous(memory_format=self.layout))
+            logits = self.forward(images[mine].contiguous(memory_format=self.layout))
         # The loss is taken in float32: focal terms underflow in half precision.
-        loss = (slice_loss(logits.float(), labels, self.params) * weights).sum() * counts
+        logits = logits.float()
+        losses = [share * slice_loss(logits, labels[mine], self.params) * weights[mine] for share, labels, weights in parts]
+        loss = sum(losses[1:], losses[0]).sum() * counts
         self.optimizer.zero_grad(set_to_none=True)
         # Gradients are averaged over the processes, and the mean is one over the whole batch.
         self.scaler.scale(loss * (self.world.size / whole)).backward()

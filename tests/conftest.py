@@ -35,21 +35,20 @@ def committed(path: str) -> str:
     return done.stdout
 
 
+def copy_repository(folder: Path) -> None:
+    """The working tree with what is not committed yet, as a git repository without a commit."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name in filter(lambda name: (ROOT / name).is_file(), listed.stdout.splitlines()):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+
+
 def tiny_params() -> dict[str, Any]:
-    """The default params of conf/, cut down to what two cores train in seconds: random weights, 48 px, two folds."""
-    params = composed()
-    params["data"].update(image_size=48)
-    params["data"]["phantom"].update(patients=20, slices=5)
-    params["split"].update(folds=list(TINY_FOLDS))
-    params["model"].update(weights="none")
-    params["train"].update(epochs=2, batch_size=16, device="cpu", warmup_epochs=0.5)
-    params["hnm"].update(mine_epoch=1)
-    params["export"].update(parity_slices=4, calibration_slices=8, student_epochs=2)
-    params["tune_threshold"].update(resamples=100)
-    # Limits of 16 patients are coarse: one odd slice of the untrained model is more than 2 %.
-    params["safety"].update(max_false_reject=0.1, outliers_per_category=4, proxies_per_kind=2, resamples=100)
-    params["evaluate"].update(resamples=100)
-    return params
+    """The params of conf/profile/tiny.yaml, which two cores train in seconds: random weights, 48 px, two folds."""
+    return composed("profile=tiny", "model.weights=none")
 
 
 @contextlib.contextmanager

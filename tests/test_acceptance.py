@@ -32,7 +32,7 @@ def out_of_fold(noise: float) -> OutOfFold:
     labels = (np.repeat(np.arange(40) % 2 == 0, 6) & (rng.uniform(size=240) < 0.5)).astype(np.int64)
     reference = 2.0 * labels + rng.normal(-1, 1, 240)
     shipped = reference + noise * rng.normal(size=240)
-    return OutOfFold(np.arange(240), np.arange(240) % 5, shipped, labels, patients, np.arange(240), reference)
+    return OutOfFold(np.arange(240), np.arange(240) % 5, shipped, labels, patients, np.arange(240), shipped[:, None], reference)
 
 
 def judged(oof: OutOfFold, **changes: Any) -> dict[str, Any]:

@@ -1,15 +1,20 @@
 """The table of training steps: what is compared with what, on which split seeds, and what the page says of it."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
+from conftest import composed
 
 from benchmarks import accuracy
 from benchmarks.accuracy_steps import HEADLINE_SEEDS, HEADLINES, STEPS, TUNING_SEED
+from strokect.errors import DataError
 from strokect.files import write_json
+from strokect.params import load_params
 
 FIGURE = {"value": 0.8, "ci95": [0.7, 0.9]}
 
@@ -48,6 +53,31 @@ def test_a_step_is_compared_with_an_earlier_one() -> None:
     assert set(HEADLINES) <= set(STEPS)
 
 
+@pytest.mark.parametrize("name", STEPS)
+def test_every_command_gives_params_that_load(name: str, tmp_path: Path) -> None:
+    for part in accuracy.command(name).split(" && "):
+        if part.startswith("dvc"):
+            (tmp_path / "params.yaml").write_text(yaml.safe_dump(composed(*part.split(" -S ")[1:])))
+            load_params(tmp_path / "params.yaml")
+
+
+def test_what_a_step_needs_is_made_first_and_an_error_in_it_ends_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(accuracy, "check_raw_data", lambda *where: None)
+    made: list[str] = []
+
+    def fail_at_third(parts: list[str], check: bool) -> SimpleNamespace:
+        made.append(" ".join(parts))
+        return SimpleNamespace(returncode=len(made) == 3)
+
+    monkeypatch.setattr(accuracy.subprocess, "run", fail_at_third)
+    with pytest.raises(DataError, match=r"`dvc exp run tune_threshold .*phantom-200\.safetensors.*` failed"):
+        accuracy.main(["phantom-pretrained"])
+    step = STEPS["phantom-pretrained"]
+    assert made[:2] == list(step.before) and len(made) == 3
+    assert made[1].endswith(f" {step.overrides['model.weights']}")
+
+
 def test_log_loss_of_worked_probabilities() -> None:
     scores = pd.DataFrame({"probability": [0.5, 0.2, 1.0], "label": [1, 0, 0]})
     expected = [np.log(2), -np.log(0.8), -np.log(1e-7)]
@@ -58,7 +88,8 @@ def test_a_run_is_compared_slice_by_slice_whatever_the_order(monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     metrics = {level: {"roc_auc": FIGURE} for level in ("slice", "patient")}
     write_json("metrics/oof.json", run() | metrics)
-    (tmp_path / "models").mkdir()
+    for folder in ("models", accuracy.SCORES):
+        (tmp_path / folder).mkdir(parents=True)
     other = pd.DataFrame(
         {"file": list("abcd"), "patient": list("1122"), "label": [0, 1, 0, 1], "probability": [0.2, 0.6, 0.4, 0.7]}
     )
@@ -109,7 +140,8 @@ def test_the_page_shows_every_run_and_its_command() -> None:
 def test_a_step_in_series_is_judged_by_what_was_seen_in_series(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     write_json("metrics/oof.json", run())
-    (tmp_path / "models").mkdir()
+    for folder in ("models", accuracy.SCORES):
+        (tmp_path / folder).mkdir(parents=True)
     scores = pd.DataFrame(
         {"file": list("abcd"), "patient": list("1122"), "label": [0, 1, 0, 1], "probability": [0.9, 0.1, 0.9, 0.1]}
     )

@@ -25,7 +25,7 @@ def test_it_measures_a_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_an_answer_that_changes_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     predictor, rng = Predictor(fake_release(tmp_path)), np.random.default_rng(0)
     judge = predictor.release.judge
-    monkeypatch.setattr(judge, "_mc_std", lambda features, sha256: float(rng.random()))
+    monkeypatch.setattr(judge, "_sample", lambda features, sha256: rng.normal(size=(len(features), 20)))
     assert not release.ask(predictor, [encode(grey_slice())], 20)["same_answer_to_same_picture"]
 
 

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import timm
 import torch
+import torch.distributed as dist
 import torch.multiprocessing as mp
 from conftest import ROOT, run, tiny_params, workspace
 from safetensors.numpy import load_file
@@ -68,11 +69,12 @@ def train_params(**changes: Any) -> TrainParams:
     return dataclasses.replace(params, **settings)
 
 
-def train(folder: Path, world: World, epochs: int = 3) -> dict[str, Any]:
+def train(folder: Path, world: World, epochs: int = 3, device: str = "cpu") -> dict[str, Any]:
     """Everything a run leaves behind; the checkpoint is that of `folder`, its schedule that of three epochs."""
     torch.manual_seed(0)
     net = FoldNet(Small(), 6, (0.5,) * 3, (0.5,) * 3, 0.3)
-    loop = Trainer(net, task(), train_params(), seed=1, mine_epoch=2, resume=folder / "resume.pt", world=world)
+    params = train_params(mixup_alpha=0.4, device=device, amp="off")
+    loop = Trainer(net, task(), params, seed=1, mine_epoch=2, resume=folder / "resume.pt", world=world)
     resumed = loop.progress.epoch
 
     def stop(row: dict[str, float]) -> None:
@@ -82,25 +84,25 @@ def train(folder: Path, world: World, epochs: int = 3) -> dict[str, Any]:
     with contextlib.suppress(KeyboardInterrupt):
         loop.run(stop if epochs < 3 else lambda row: None)
     rows = [{key: row[key] for key in ("loss", "held_out_log_loss", "grad_norm")} for row in loop.progress.history]
-    weights = {name: value.clone() for name, value in loop.net.state_dict().items()}
-    averaged = dict(loop.ema.module.state_dict())
+    weights = {name: value.cpu().clone() for name, value in loop.net.state_dict().items()}
+    averaged = {name: value.cpu() for name, value in loop.ema.module.state_dict().items()}
     return {"net": weights, "ema": averaged, "rows": rows, "mined": loop.progress.mined, "resumed": resumed}
 
 
-def work(rank: int, port: int, folder: Path, epochs: int) -> None:
+def work(rank: int, port: int, folder: Path, epochs: int, device: str = "cpu") -> None:
     """One of two processes, as torchrun would have started it."""
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
     os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="test")
-    with joined(CPU) as world:
-        torch.save(train(folder, world, epochs), folder / f"{rank}.pt")
+    with joined(torch.device(device)) as world:
+        torch.save(train(folder, world, epochs, device), folder / f"{rank}.pt")
 
 
-def train_by_two(folder: Path, epochs: int = 3) -> list[dict[str, Any]]:
+def train_by_two(folder: Path, epochs: int = 3, device: str = "cpu") -> list[dict[str, Any]]:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    mp.spawn(work, (port, folder, epochs), nprocs=2)
+    mp.spawn(work, (port, folder, epochs, device), nprocs=2)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
 
 
@@ -123,6 +125,65 @@ def test_two_processes_equal_one_with_the_same_global_batch_and_one_goes_on_wher
     alone = train(tmp_path / "two", World())
     assert alone["resumed"] == 2
     assert_same(alone, whole, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.gpu
+def test_two_gpus_equal_one_with_the_same_global_batch(tmp_path: Path) -> None:
+    """NCCL and SyncBatchNorm for real; what of them a CPU can show is below."""
+    if torch.cuda.device_count() < 2:
+        pytest.skip("fewer than two CUDA devices")
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    whole = train(tmp_path / "one", World(), device="cuda")
+    first, second = train_by_two(tmp_path / "two", device="cuda")
+    assert_same(second, first, rtol=0, atol=0)
+    assert_same(first, whole, rtol=1e-2, atol=1e-3)
+
+
+class Calls(list[Any]):
+    """Stands for torch's process group and GPUs: remembers what was asked of them, in order."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+        super().__init__()
+        monkeypatch.setattr(dist, "is_torchelastic_launched", lambda: True)
+        monkeypatch.setattr(dist, "init_process_group", lambda backend, timeout: self.append(("init", backend)))
+        monkeypatch.setattr(dist, "destroy_process_group", lambda: self.append(("destroy",)))
+        monkeypatch.setattr(dist, "get_rank", lambda: 3)
+        monkeypatch.setattr(dist, "get_world_size", lambda: 4)
+        monkeypatch.setattr(torch.cuda, "set_device", lambda number: self.append(("device", number)))
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+        for name, value in {"WORLD_SIZE": 4, "LOCAL_WORLD_SIZE": 2, "RANK": 3, "LOCAL_RANK": 1}.items():
+            monkeypatch.setenv(name, str(value))
+
+
+def test_gpus_talk_by_nccl_each_process_on_its_own_and_cpus_by_gloo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second process of the second of two machines; NCCL takes the device that is current when the group begins."""
+    calls = Calls(monkeypatch)
+    with joined(torch.device("cuda")) as world:
+        assert world == World(3, 4)
+    assert calls == [("device", 1), ("init", "nccl"), ("destroy",)]
+    calls.clear()
+    with joined(CPU) as world:
+        assert world == World(3, 4)
+    assert calls == [("init", "gloo"), ("destroy",)]
+
+
+def test_a_lost_gpu_process_is_said_and_other_errors_are_not_taken_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    Calls(monkeypatch)
+    with pytest.raises(TrainingError, match="process 3 of 4 has lost the others"), joined(torch.device("cuda")):
+        raise dist.DistBackendError("NCCL communicator was aborted on rank 3")
+    with pytest.raises(RuntimeError, match="shapes differ"), joined(torch.device("cuda")):
+        raise RuntimeError("shapes differ")
+
+
+def test_gradients_of_a_gpu_are_averaged_on_that_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    Calls(monkeypatch)
+    wrapped: list[Any] = []
+    monkeypatch.setattr(nn.parallel, "DistributedDataParallel", lambda net, ids, **options: wrapped.append(ids))
+    for device in ("cuda", "cpu"):
+        World(3, 4).wrap(nn.Linear(2, 2), torch.device(device))
+    assert wrapped == [[1], None]
 
 
 @pytest.mark.parametrize(("n", "size"), [(0, 2), (1, 2), (33, 4), (64, 3), (5, 8)])

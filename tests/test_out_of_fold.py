@@ -23,7 +23,7 @@ def oof() -> OutOfFold:
     patients = np.repeat([f"p{i:02d}" for i in range(60)], 8)
     labels = (np.repeat(np.arange(60) % 2 == 0, 8) & (rng.uniform(size=480) < 0.4)).astype(np.int64)
     logits = 2 * (1.5 * labels + rng.normal(-0.7, 1, 480)) + 1
-    return OutOfFold(np.arange(480), np.arange(480) % 5, logits, labels, patients, np.tile(np.arange(8), 60))
+    return OutOfFold(np.arange(480), np.arange(480) % 5, logits, labels, patients, np.tile(np.arange(8), 60), logits[:, None])
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from conftest import ROOT, committed, composed, tiny_params
 from stages.evaluate import opens_test
 from strokect.errors import ParamsError
 from strokect.params import load_params
+from strokect.readers import READERS
 
 
 def write(tmp_path: Path, params: dict[str, Any]) -> Path:
@@ -31,7 +32,7 @@ def test_every_profile_with_every_model_is_valid(profile: str, model: str, tmp_p
 
 
 @pytest.mark.parametrize("profile", sorted(path.stem for path in (ROOT / "conf/profile").glob("*.yaml")))
-@pytest.mark.parametrize("source", ["phantom", "kaggle_ct_ich", "folder"])
+@pytest.mark.parametrize("source", READERS)
 def test_no_default_opens_the_test_part_of_real_data(profile: str, source: str, tmp_path: Path) -> None:
     params = load_params(write(tmp_path, composed(f"profile={profile}", f"data.source={source}")))
     assert not opens_test(params.evaluate, {"synthetic": False})
@@ -71,6 +72,9 @@ def test_missing_key_is_named_with_its_path(tmp_path: Path) -> None:
         ("export.student_epochs", 0, "1 or more"),
         ("export.tolerance", {"roc_auc": -0.1, "ece": 0, "sensitivity": 0}, "0 or more in each figure"),
         ("data", None, "must be a section"),
+        ("data.source", "pacs", "data.source is 'pacs'; it must be one of phantom, kaggle_ct_ich, "),
+        ("data.dicom.negative", ["0", "1"], "data.dicom.positive is .* apart from data.dicom.negative"),
+        ("data.nifti.labels", "folder", "allowed: masks, table"),
         ("tune_threshold.goal", "sensitivity > 0.9", "allowed: f2, or 'sensitivity >= 0.95'"),
         ("data.folder.negative", ["normal", "stroke"], "apart from data.folder.negative"),
         ("evaluate.open_test", 1, "allowed: True, False, synthetic"),

@@ -97,6 +97,7 @@ def test_metrics_have_the_contracts_form(pipeline: Path, name: str, part: str) -
     metrics = read_json(pipeline / f"metrics/{name}.json")
     assert metrics["part"] == part
     assert {"slice", "patient", "n_slices", "n_patients", "n_positive_patients", "group_by", "target", "device"} <= set(metrics)
+    assert metrics["patient_level_verifiable"] is True
     for level in ("slice", "patient"):
         assert set(metrics[level]) >= {*FIGURES, "threshold", "confusion_matrix", "per_class"}
         for figure in FIGURES:
@@ -224,6 +225,7 @@ def test_not_grouped_says_so_everywhere(tmp_path: Path) -> None:
     params = tiny_params()
     params["split"].update(group_by="none", test_fraction=0.0)
     params["data"].update(labels="shuffled")
+    params["audit"].update(allow=["shuffle_control"])
     params["train"].update(epochs=1)
     params["hnm"].update(enabled=False)
     with workspace(tmp_path, params):
@@ -233,6 +235,8 @@ def test_not_grouped_says_so_everywhere(tmp_path: Path) -> None:
     assert metrics["group_by"] == "none"
     assert any("NOT patient-independent" in note for note in metrics["notes"])
     assert any("Control" in note for note in metrics["notes"])
+    assert metrics["audit_allowed"] == read_json(tmp_path / "metrics/oof.json")["audit_allowed"] == ["shuffle_control"]
+    assert any("Audit exception in force: shuffle_control" in note for note in metrics["notes"])
     assert read_json(tmp_path / "models/export/0/model.json")["patient_independent"] is False
     assert read_json(tmp_path / "models/hnm/0/hnm.json")["enabled"] is False
     assert len(pd.read_csv(tmp_path / "reports/plots/roc_oof.csv")) > 1

@@ -1,5 +1,6 @@
 """The networks for a GPU, b3@300 and b4@380: their profiles, and (slow) each from training to an answer over HTTP."""
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ from conftest import ROOT, TINY_FOLDS, composed, run, tiny_params, workspace
 from safetensors.torch import save_file
 from serving import serve
 
-from stages import build_bento, train_fold
+from stages import build_bento
 from stages.build_bento import self_test_slice
 from strokect.files import read_json, sha256_file
 from strokect.params import load_params
 from strokect.phantom import make_cohort, window
+from strokect.training import Trainer
 
 PROFILES = {"b3": ("tf_efficientnet_b3.ns_jft_in1k", 300), "b4": ("tf_efficientnet_b4.ns_jft_in1k", 380)}
 
@@ -45,7 +47,7 @@ def profile_params(profile: str, weights: str) -> dict[str, Any]:
     params["data"].update(image_size=size, phantom={"patients": 8, "slices": 4, "seed": 0})
     params["split"].update(test_fraction=0.0)
     params["model"].update(backbone=backbone, weights=weights)
-    params["train"].update(epochs=1, batch_size=4)
+    params["train"].update(epochs=2, batch_size=4)
     params["hnm"].update(enabled=profile == "b3")
     params["export"].update(views=["identity"], parity_slices=2)
     params["safety"].update(max_false_reject=0.2, outliers_per_category=1, proxies_per_kind=1, mc_samples=2)
@@ -70,7 +72,7 @@ def write_weights(backbone: str, size: int, path: Path) -> None:
 
 
 class Killed(Exception):
-    """Stands for a kill between the last checkpoint and the outputs."""
+    """Stands for a kill in the middle of the second epoch."""
 
 
 @pytest.mark.slow
@@ -87,15 +89,24 @@ def test_it_trains_resumes_exports_and_serves(
         for stage in ("prepare", "audit", "split"):
             run(stage)
 
-        def kill(*args: object) -> None:
-            raise Killed
+        run("train_fold", "--fold", "0")
+        uninterrupted = (tmp_path / "models/folds/0/model.safetensors").read_bytes()
+        shutil.rmtree("models/folds/0")
+        step = Trainer._step
+
+        def kill(trainer: Trainer, *batch: Any) -> torch.Tensor:
+            if trainer.steps_done > trainer.steps_per_epoch:
+                raise Killed
+            return step(trainer, *batch)
 
         with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(train_fold, "save_fold", kill)
+            patch.setattr(Trainer, "_step", kill)
             run("train_fold", "--fold", "0")
+        assert not Path("models/folds/0").exists()
         capsys.readouterr()
         run("train_fold", "--fold", "0")
-        assert "resuming after epoch 1 of 1" in capsys.readouterr().out
+        assert "resuming after epoch 1 of 2" in capsys.readouterr().out
+        assert (tmp_path / "models/folds/0/model.safetensors").read_bytes() == uninterrupted
         run("train_fold", "--fold", "1")
         for fold in TINY_FOLDS:
             run("hnm", "--fold", str(fold))
@@ -108,7 +119,7 @@ def test_it_trains_resumes_exports_and_serves(
         monkeypatch.setattr(build_bento, "bento_version", lambda root, version: version)
         run("build_bento")
 
-    assert len(pd.read_csv(tmp_path / "models/folds/0/history.csv")) == 1
+    assert pd.read_csv(tmp_path / "models/folds/0/history.csv")["epoch"].tolist() == [1, 2]
     sidecar = read_json(tmp_path / "models/export/1/model.json")
     assert (sidecar["backbone"], sidecar["image_size"]) == (backbone, size)
     assert sidecar["weights_sha256"] == (None if weights == "none" else sha256_file(weights))

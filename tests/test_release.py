@@ -11,7 +11,7 @@ from strokect.calibration import Calibrator
 from strokect.errors import DeadlineError, ImageError, NoResultError, ReleaseError
 from strokect.feature_gate import SCORES
 from strokect.files import read_json, sha256_bytes, write_json
-from strokect.predictor import UNGROUPED, Predictor
+from strokect.predictor import UNGROUPED, UNVERIFIABLE, Predictor
 from strokect.release import load_release
 from strokect.release_writer import write_release
 from strokect.slices import load_slice
@@ -334,6 +334,20 @@ def test_describe_warns_when_patients_were_not_kept_apart(tmp_path: Path, releas
         about["warnings"] == [] and about["audit"]["allowed"] == ["near_duplicates"] and about["data"]["data_sha256"] == "d" * 64
     )
     assert Predictor(fake_release(tmp_path, group_by="none")).describe()["warnings"] == [UNGROUPED]
+
+
+def test_describe_repeats_what_the_split_was_allowed_after_the_audit(release: Path) -> None:
+    edit(release / "metrics.json", audit_allowed=["near_duplicates", "shuffle_control"])
+    reseal(release)
+    assert Predictor(release).describe()["audit"]["allowed"] == ["near_duplicates", "shuffle_control"]
+
+
+def test_describe_says_that_without_patient_ids_patient_level_is_not_verifiable(release: Path) -> None:
+    manifest = read_json(release / "manifest.json")
+    manifest["created_from"]["patient_level_verifiable"] = False
+    write_json(release / "manifest.json", manifest)
+    about = Predictor(release).describe()
+    assert about["warnings"] == [UNVERIFIABLE] and about["data"]["patient_level_verifiable"] is False
 
 
 def test_three_channels_are_refused(release: Path) -> None:

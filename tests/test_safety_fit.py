@@ -13,19 +13,18 @@ from strokect.pixel_checks import CHECKS
 from strokect.pointing_game import pointing_game
 from strokect.safety_fit import (
     GateLimits,
+    ReferGoal,
     Scored,
-    choose_measure,
-    compare_measures,
     cross_fitted,
     fit_gate,
     limit_above,
     on_common_scale,
     refer_limit,
-    risk_coverage,
     series_share,
     uncertainties,
 )
 from strokect.safety_report import category, false_rejects, fpr_at_95_tpr, position_thirds, share
+from strokect.selective import choose_measure, compare_measures, risk_coverage
 from strokect.texture import DESCRIPTORS, GUARD, Texture
 
 
@@ -109,7 +108,7 @@ def test_cross_fitting_keeps_each_patient_out_of_its_own_limits() -> None:
     scored = make_scored()
     odd = scored.patients == "p07"
     strange = make_scored(gate=np.where(odd, 50.0 + np.arange(600), scored.gate))
-    fitted = cross_fitted(strange, 0.4, "mc_std", 0.05, 0.1, seed=0)
+    fitted = cross_fitted(strange, 0.4, "mc_std", 0.05, ReferGoal(0.1), seed=0)
     assert fitted.rejected[odd].all() and fitted.series_rejected.tolist() == [f"p{i:02d}" == "p07" for i in range(30)]
     assert not (fitted.rejected & fitted.referred).any() and 0.03 < fitted.referred.mean() < 0.2
 
@@ -127,7 +126,7 @@ def test_cross_fitting_learns_nothing_from_the_patient_it_judges(monkeypatch: py
             return limits
 
         monkeypatch.setattr(safety_fit, "fit_gate", fit)
-        cross_fitted(scored, 0.4, "mc_std", 0.05, 0.1, seed=0)
+        cross_fitted(scored, 0.4, "mc_std", 0.05, ReferGoal(0.1), seed=0)
         return kept
 
     scored, own = make_scored(), make_scored().patients == "p07"
@@ -142,7 +141,7 @@ def test_cross_fitting_fits_the_texture_again() -> None:
     wrong = replace(
         scored, texture=np.full(600, 1e6)
     )  # of all slices, so of no use for a patient that must not have a part in it
-    one, other = (cross_fitted(given, 0.4, "mc_std", 0.05, 0.1, seed=0) for given in (scored, wrong))
+    one, other = (cross_fitted(given, 0.4, "mc_std", 0.05, ReferGoal(0.1), seed=0) for given in (scored, wrong))
     assert np.array_equal(one.rejected, other.rejected) and one.rejected.mean() < 0.1
 
 
@@ -166,17 +165,34 @@ def test_a_limit_lies_between_two_values() -> None:
 
 def test_the_refer_band_refers_the_stated_share() -> None:
     values, rejected = np.arange(1000.0), np.arange(1000) >= 900
-    assert (values[~rejected] > refer_limit(values, rejected, 0.1)).mean() == pytest.approx(0.1, abs=0.002)
-    assert not (values[~rejected] > refer_limit(values, rejected, 0.0)).any()
+    wrong = np.zeros(1000, bool)
+    assert (values[~rejected] > refer_limit(values, wrong, rejected, ReferGoal(0.1))).mean() == pytest.approx(0.1, abs=0.002)
+    assert not (values[~rejected] > refer_limit(values, wrong, rejected, ReferGoal(0.0))).any()
     with pytest.raises(SafetyError):
-        refer_limit(values, np.ones(1000, bool), 0.1)
+        refer_limit(values, wrong, np.ones(1000, bool), ReferGoal(0.1))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_refer_band_for_an_error_rate_refers_as_few_as_do(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    values, rejected = rng.integers(0, 30, 400).astype(float), rng.random(400) < 0.1  # many ties
+    wrong = rng.random(400) < values / 60
+    limit = refer_limit(values, wrong, rejected, ReferGoal(0.1, error_rate=0.15))
+
+    def risk(at: float) -> float:
+        return float(wrong[~rejected & (values <= at)].mean())
+
+    assert risk(limit) <= 0.15
+    assert all(risk(at) > 0.15 for at in np.unique(values) if at > limit)
+    with pytest.raises(SafetyError, match="out of reach: the best band leaves an error rate of 1"):
+        refer_limit(values, np.ones(400, bool), rejected, ReferGoal(0.1, error_rate=0.15))
 
 
 def test_error_detection_agrees_with_scikit_learn_and_the_best_measure_wins() -> None:
     scored = make_scored()
     errors = scored.decision != scored.labels
     knows = make_scored(mc_std=errors * 0.1 + np.linspace(0, 0.01, 600))
-    comparison = compare_measures(knows, 0.4, resamples=100, seed=0)
+    comparison = compare_measures(uncertainties(knows, 0.4), errors, knows.patients, resamples=100, seed=0)
     assert choose_measure(comparison) == "mc_std" and comparison["n_errors"] == errors.sum()
     for name, values in uncertainties(knows, 0.4).items():
         figure = comparison["measures"][name]["error_detection_auroc"]

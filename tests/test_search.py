@@ -17,15 +17,18 @@ from typing import Any
 
 import numpy as np
 import optuna
+import pandas as pd
 import pytest
 import yaml
-from conftest import ROOT, composed, run, tiny_params, workspace
+from conftest import ROOT, composed, copy_repository, run, tiny_params, workspace
 from optuna.trial import TrialState
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss as sklearn_log_loss
+from test_dvc import shell
 from test_training import fake_net
 
 from strokect.errors import DataError, ParamsError, TrainingError
+from strokect.files import read_json, write_json
 from strokect.manifest import Prepared, load_prepared
 from strokect.params import Params, load_params
 from strokect.search import Objective, Search, open_study, winning_command
@@ -298,7 +301,7 @@ def test_a_trial_is_judged_after_calibration_that_never_saw_its_patients(cohort:
 
 
 def test_a_killed_trial_goes_on_where_it_was(cohort: tuple[Params, Prepared, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("strokect.search_trial.build_network", lambda backbone, weights, dropout: fake_net())
+    monkeypatch.setattr("strokect.search_trial.build_network", lambda *model: fake_net())
     params, prepared, folder = cohort
     given = make_tuning_set(params, prepared, read_split(SPLIT, prepared.manifest))
     values = current_values(params)
@@ -449,3 +452,28 @@ def test_a_database_that_is_not_there_is_one_clear_error(tmp_path: Path) -> None
     params = search_params(tmp_path, storage=f"postgresql+psycopg://nobody@/postgres?host={tmp_path}")
     with pytest.raises(DataError, match=r"search\.storage: cannot use the database postgresql\+psycopg://nobody@/postgres"):
         open_study(params, SETTING)
+
+
+@pytest.mark.slow
+def test_apply_runs_the_pipeline_with_the_winner(tmp_path: Path) -> None:
+    """In a copy of the repository: the params, the fold trained with them, and DVC's exit status."""
+    copy_repository(tmp_path)
+    git = ("git", "-c", "user.name=t", "-c", "user.email=t@t")
+    shell(tmp_path, *git, "add", "-A")
+    shell(tmp_path, *git, "commit", "-qm", "start")
+    values: Values = {
+        "learning_rate": 0.0012, "weight_decay": 0.05, "dropout": 0.45, "batch_size": 32,
+        "focal_gamma": 2.5, "label_smoothing": 0.1, "augment_strength": 0.5,
+    }  # fmt: skip
+    write_json(tmp_path / "metrics/search.json", {"best": {"trial": 3, "value": 0.4, "params": values}})
+    apply = (sys.executable, "-m", "strokect.search", "--apply", "-S", "profile=tiny")
+    said = shell(tmp_path, *apply, "train_fold@0")
+    assert said.startswith("dvc exp run -S train.learning_rate=0.0012 ") and "-S profile=tiny train_fold@0\n" in said
+    params = load_params(tmp_path / "params.yaml")
+    assert params.data.phantom.patients == 20 and current_values(params) == values
+    trained = read_json(tmp_path / "models/folds/0/model.json")
+    assert trained["dropout"] == 0.45
+    rates = pd.read_csv(tmp_path / "models/folds/0/history.csv")["learning_rate"]
+    assert 0 < rates[1] < rates[0] <= 0.0012
+    done = subprocess.run([*apply, "-S", "train.no_such_key=1"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode != 0 and "no_such_key" in done.stderr

@@ -47,7 +47,9 @@ def test_summary_equals_scikit_learn() -> None:
     labels = rng.integers(0, 2, 300)
     score = np.clip(0.5 * labels + rng.uniform(0, 0.7, 300), 0, 1)
     decisions = (score >= 0.6).astype(int)
-    got = summarise(labels, score, score, decisions, np.repeat(np.arange(30), 10), threshold=0.6, resamples=200, seed=0)
+    got = summarise(
+        labels, score, score, decisions, np.repeat(np.arange(30), 10), threshold=0.6, prevalence=(0.05,), resamples=200, seed=0
+    )
     assert got["f2"]["value"] == pytest.approx(oracle.fbeta_score(labels, decisions, beta=2))
     assert got["sensitivity"]["value"] == pytest.approx(oracle.recall_score(labels, decisions))
     assert got["specificity"]["value"] == pytest.approx(oracle.recall_score(1 - labels, 1 - decisions))
@@ -77,7 +79,15 @@ def test_patients_are_drawn_whole_and_clustering_widens_the_interval() -> None:
     widths = []
     for clusters in (patients, np.arange(300)):
         got = summarise(
-            labels, decisions.astype(float), decisions.astype(float), decisions, clusters, threshold=0.5, resamples=1000, seed=0
+            labels,
+            decisions.astype(float),
+            decisions.astype(float),
+            decisions,
+            clusters,
+            threshold=0.5,
+            prevalence=(),
+            resamples=1000,
+            seed=0,
         )
         low, high = got["sensitivity"]["ci95"]
         widths.append(high - low)
@@ -85,7 +95,7 @@ def test_patients_are_drawn_whole_and_clustering_widens_the_interval() -> None:
 
 
 def test_undefined_figures_are_null_and_nan_is_refused() -> None:
-    arguments = {"threshold": 0.5, "resamples": 100, "seed": 0}
+    arguments = {"threshold": 0.5, "prevalence": (), "resamples": 100, "seed": 0}
     got = summarise(np.zeros(6, int), np.linspace(0, 1, 6), np.linspace(0, 1, 6), np.zeros(6, int), np.arange(6), **arguments)
     assert got["roc_auc"] == {"value": None, "ci95": None}
     assert got["sensitivity"] == {"value": None, "ci95": None}

@@ -1,10 +1,11 @@
 """Tracking: what an offline run holds and what it must not, silence on the network, and that it stops and changes no run."""
 
+import base64
 import contextlib
+import hashlib
 import os
 import shutil
 import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -20,13 +21,20 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import ROOT, run, tiny_params, workspace
+from conftest import ROOT, TINY_FOLDS, run, tiny_params, workspace
 from test_training import bright_or_dark, fake_net
 
-from strokect.fold import some_augmented, train
+from docs.offline_runs import describe, describe_all, read_run
+from docs.tracking_page import tracking_page
+from stages import build_bento
+from strokect import fold, search
+from strokect.errors import DataError
+from strokect.files import read_json
+from strokect.fold import gpu_memory, some_augmented, train
 from strokect.manifest import PREPARED
 from strokect.params import Params, load_params
 from strokect.run_params import TrackingParams
+from strokect.search_space import values_of
 from strokect.splits import SPLIT
 from strokect.tracking import PRIVATE, Tracker, WandbTracker, headline, run_group, start_tracker
 
@@ -54,44 +62,6 @@ def own_wandb() -> Iterator[None]:
             wandb.teardown()  # type: ignore[attr-defined]
         os.environ.clear()
         os.environ.update(before)
-
-
-def records(path: Path) -> Iterator[Any]:
-    """The records of a .wandb file: LevelDB's log format (pieces of records in blocks of 32 KiB) after 7 bytes."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    data, at, piece = path.read_bytes(), 7, b""
-    assert data[:4] == b":W&B"
-    while at < len(data):
-        if 32768 - at % 32768 < 7:
-            at += 32768 - at % 32768
-            continue
-        _, length, kind = struct.unpack("<IHB", data[at : at + 7])
-        piece += data[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind in (1, 4):  # a whole record, or the last piece of one
-            yield Record.FromString(piece)
-            piece = b""
-
-
-def read_run(folder: Path) -> dict[str, Any]:
-    """What an offline run says: its description, history rows, summary and artifacts."""
-    import json
-
-    rows: list[dict[str, Any]] = []
-    found: dict[str, Any] = {"rows": rows, "summary": {}, "artifacts": [], "config": {}}
-    for record in records(next(folder.glob("*.wandb"))):
-        kind = record.WhichOneof("record_type")
-        if kind == "run":
-            found["run"] = record.run
-            found["config"] = {item.key: json.loads(item.value_json) for item in record.run.config.update}
-        elif kind == "history":
-            rows.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item})
-        elif kind == "summary":
-            found["summary"] |= {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in record.summary.update}
-        elif kind == "artifact":
-            found["artifacts"].append(record.artifact)
-    return found
 
 
 def plant_names() -> None:
@@ -154,6 +124,109 @@ def test_no_patient_no_file_name_and_nothing_of_the_machine_is_in_the_bytes(trac
         assert str(tracked).encode() not in content and sys.executable.encode() not in content
         assert b"requirements.txt" not in content and b"wandb-metadata" not in content
     assert not list((tracked / "wandb").rglob("media"))
+
+
+@pytest.fixture(scope="module")
+def later(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the whole tiny pipeline in which the last stages and a search of two trials were run again, tracked."""
+    folder = tmp_path_factory.mktemp("later")
+    shutil.copytree(pipeline, folder, dirs_exist_ok=True)
+    params = tiny_params()
+    params["tracking"]["wandb"] = "offline"
+    params["search"].update(trials=2)
+    with workspace(folder, params), own_wandb(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build_bento, "build_bento", lambda *args: None)  # packing has a test of its own
+        patch.setattr(build_bento, "bento_version", lambda root, version: f"bento-of-{version}")
+        run("evaluate")
+        run("build_bento")
+        patch.setattr(sys, "argv", ["search"])
+        search.main()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(later: Path) -> dict[str, dict[str, Any]]:
+    """The offline runs of `later` by name."""
+    found = [read_run(path) for path in (later / "wandb").glob("offline-run-*")]
+    return {one["run"].display_name: one for one in found}
+
+
+def test_evaluate_holds_the_reported_figures_and_the_plots(later: Path, runs: dict[str, dict[str, Any]]) -> None:
+    assert set(runs) == {"evaluate", "build_bento", "trial-0", "trial-1"}
+    reported = read_json(later / "metrics/evaluate.json")
+    found = runs["evaluate"]["summary"]
+    assert found["part"] == "test" and found["n_patients"] == reported["n_patients"]
+    for level in ("slice", "patient"):
+        for name in ("roc_auc", "sensitivity", "specificity"):
+            assert found[f"{level}/{name}"] == reported[level][name]["value"], (level, name)
+    plots = {f"plots/{path.stem}" for path in (later / "reports/plots").glob("*.png")}
+    assert plots and plots == {key for key in describe(runs["evaluate"])["logged"] if key.startswith("plots/")}
+
+
+def test_build_bento_holds_the_exported_models_with_the_hashes_of_what_they_learned_from(
+    later: Path, runs: dict[str, dict[str, Any]]
+) -> None:
+    assert runs["build_bento"]["run"].run_group == runs["evaluate"]["run"].run_group
+    release = read_json(later / "models/release/manifest.json")["version"]
+    assert runs["build_bento"]["summary"]["release"] == release
+    (artifact,) = describe(runs["build_bento"])["artifacts"]
+    assert (artifact["name"], artifact["type"]) == ("exported-models", "model")
+    data = read_json(later / "data/prepared/cohort.json")["data_sha256"]
+    split = hashlib.sha256((later / SPLIT).read_bytes()).hexdigest()
+    versions = {"release": release, "bento": f"bento-of-{release}"}
+    assert artifact["metadata"] == {"data_sha256": data, "split_sha256": split, **versions}
+    models = [f"models/{fold}/{file}" for fold in TINY_FOLDS for file in ("head.npz", "model.json", "model.onnx")]
+    assert list(artifact["files"]) == [*models, "operating_point.json"]
+    for path, said in artifact["files"].items():
+        content = (later / path.replace("models/", "models/export/") if "/" in path else later / "models" / path).read_bytes()
+        assert said == {"bytes": len(content), "md5": base64.b64encode(hashlib.md5(content).digest()).decode()}, path
+
+
+def test_a_trial_holds_its_params_its_course_and_its_value(later: Path, runs: dict[str, dict[str, Any]]) -> None:
+    with contextlib.chdir(later):
+        trials = search.prepare_search()[2].trials
+    for trial in trials:
+        found = runs[f"trial-{trial.number}"]
+        assert (found["run"].run_group, found["run"].job_type) == ("search-strokect", "search")
+        train = found["config"]["train"]
+        logged = {name: train[name] for name in ("learning_rate", "weight_decay", "batch_size", "focal_gamma", "label_smoothing")}
+        logged |= {"dropout": found["config"]["model"]["dropout"], "augment_strength": train["augment"]["strength"]}
+        assert logged == pytest.approx(values_of(trial))
+        assert {row["epoch"]: row["epoch/log_loss"] for row in found["rows"] if "epoch" in row} == trial.intermediate_values
+        assert (found["summary"]["state"], found["summary"]["log_loss"]) == ("complete", trial.value)
+    assert runs["trial-0"]["config"]["train"]["learning_rate"] != runs["trial-1"]["config"]["train"]["learning_rate"]
+
+
+def test_no_patient_is_in_the_runs_of_the_last_stages(later: Path) -> None:
+    manifest = pd.read_csv(later / "data/prepared/manifest.csv", dtype=str)
+    names = {name.encode() for column in ("patient", "file") for name in manifest[column]}
+    assert len(names) > 100
+    for path in (later / "wandb").rglob("*.wandb"):
+        content = path.read_bytes()
+        assert not [name for name in names if name in content], path
+
+
+def test_the_page_of_runs_is_made_of_what_was_read_back(later: Path, runs: dict[str, dict[str, Any]]) -> None:
+    described = describe_all(later / "wandb")
+    assert [run["name"] for run in described] == ["build_bento", "evaluate", "trial-0", "trial-1"]
+    page = tracking_page(described)
+    auc = runs["evaluate"]["summary"]["slice/roc_auc"]
+    assert f"`slice/roc_auc` {auc:.4g}" in page and "`epoch/log_loss` (2)" in page
+    assert f"- data_sha256: `{described[0]['data_sha256']}`" in page
+    assert runs["evaluate"]["run"].run_id not in page
+    with pytest.raises(DataError, match="no offline run"):
+        describe_all(later / "models")
+
+
+def test_gpu_memory_is_in_the_rows_of_the_epochs(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gpu_memory(torch.device("cpu")) == {}
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 2_500_000_000 if device.type == "cuda" else 0)
+    assert gpu_memory(torch.device("cuda")) == {"gpu_memory_gb": 2.5}
+    monkeypatch.setattr(fold, "gpu_memory", lambda device: gpu_memory(torch.device("cuda")))
+    runs = fake_wandb(monkeypatch)
+    with WandbTracker(OFFLINE, ABOUT, None) as tracker:
+        train(fake_net(), bright_or_dark(), params.train, fold=0, mine_epoch=0, resume=tmp_path / "r.pt", tracker=tracker)
+    assert [row["epoch/gpu_memory_gb"] for row in runs[0].rows if "epoch" in row] == [2.5] * params.train.epochs
 
 
 def test_pictures_are_logged_only_when_asked_for_and_without_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,6 +295,7 @@ opened = []
 sys.addaudithook(lambda event, args: opened.append(args[1]) if event == "socket.connect" and isinstance(args[1], tuple) else None)
 import strokect.tracking as tracking
 from strokect.run_params import TrackingParams
+from strokect.search_space import values_of
 tracking.INIT_TIMEOUT_S = 2
 about = {"name": "train_fold@0", "job_type": "train_fold", "group": "g", "config": {}}
 with tracking.WandbTracker(TrackingParams(sys.argv[1], "strokect", False), about, Path("run.wandb")) as tracker:

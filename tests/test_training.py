@@ -23,7 +23,8 @@ from strokect.devices import pick_amp, pick_device
 from strokect.errors import TrainingError
 from strokect.losses import class_weights, slice_loss
 from strokect.mining import mine
-from strokect.network import FoldNet, parameters_of, predict_logits
+from strokect.network import FoldNet, predict_logits
+from strokect.parameter_groups import parameter_groups
 from strokect.params import AugmentParams, HnmParams, Params, TrainParams, load_params
 from strokect.training import Task, Trainer, learning_rate
 
@@ -134,10 +135,11 @@ def test_schedule_warms_up_then_falls_to_a_hundredth() -> None:
 
 
 def test_weight_decay_spares_biases_and_norms() -> None:
-    groups = parameters_of(fake_net())
-    assert {p.ndim for p in groups["no_decay"]} == {1}
-    assert {p.ndim for p in groups["decay"]} == {2, 4}
-    assert sum(len(group) for group in groups.values()) == len(list(fake_net().parameters()))
+    decayed, spared = parameter_groups(fake_net(), 0.02, layer_decay=1.0)
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.02, 0.0)
+    assert {p.ndim for p in spared["params"]} == {1}
+    assert {p.ndim for p in decayed["params"]} == {2, 4}
+    assert len(decayed["params"]) + len(spared["params"]) == len(list(fake_net().parameters()))
 
 
 def test_amp_is_never_used_on_a_cpu_and_a_missing_gpu_is_an_error(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,79 @@
+"""A sensitivity that is promised: the largest threshold that keeps it for patients the threshold has not seen, with confidence.
+
+Learn-then-Test (Angelopoulos et al. 2021, arXiv:2110.01052) with fixed-sequence testing from the lowest threshold up: "the
+sensitivity at t is below the target" is rejected while the binomial test says so. Positives are independent patients, so with n
+of them and m missed the test is Clopper–Pearson's, and the threshold is an order statistic of their scores.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from strokect.errors import NotEstimableError
+
+Floats = NDArray[np.float64]
+LISTED = (0.8, 0.9, 0.95, 0.98)  # sensitivities that the metrics say a guarantee of, or how many patients it would take
+CONFIDENCE = 0.95
+
+
+def allowed_misses(positives: int, target: float, confidence: float) -> int | None:
+    """How many of `positives` a threshold may miss so that its sensitivity is ≥ `target` with `confidence`; None: not even 0.
+
+    The largest m with P(Binomial(n, 1 − target) ≤ m) ≤ 1 − confidence.
+    """
+    from scipy.stats import (
+        binom,
+    )  # here: every stage reads params, which checks the goal with this module, and scipy takes a second
+
+    misses = np.arange(positives + 1)
+    passed = binom.cdf(misses, positives, 1 - target) <= 1 - confidence + 1e-12
+    return int(passed.sum()) - 1 if positives and passed[0] else None
+
+
+def needed_positives(target: float, confidence: float) -> int:
+    """How many positive patients a promise takes when none of them is missed: the smallest n with targetⁿ ≤ 1 − confidence."""
+    return math.ceil(math.log(1 - confidence) / math.log(target) - 1e-9)
+
+
+def sensitivity_bound(positives: int, misses: int, confidence: float) -> float:
+    """Clopper and Pearson's one-sided lower bound on the sensitivity after `misses` of `positives`."""
+    from scipy.stats import beta
+
+    if positives < 1:
+        raise NotEstimableError("a bound on the sensitivity needs at least one positive patient")
+    return float(beta.ppf(1 - confidence, positives - misses, misses + 1)) if misses < positives else 0.0
+
+
+def guaranteed_threshold(scores: Floats, labels: NDArray[np.int64], target: float, confidence: float) -> float:
+    """The largest t of the rule "positive iff score ≥ t" whose sensitivity is promised; half-way to the next lower score.
+
+    `scores` (n,) and `labels` (n,) are those of patients, one each. Raises NotEstimableError, saying how many positive patients
+    would be enough, where there are too few.
+    """
+    positives = np.sort(scores[labels == 1])
+    misses = allowed_misses(len(positives), target, confidence)
+    if misses is None:
+        raise NotEstimableError(
+            f"a sensitivity of {target:g} with confidence {confidence:g} is not available: it needs at least "
+            f"{needed_positives(target, confidence)} positive patients to choose a threshold on, here are {len(positives)}"
+        )
+    at = positives[misses]
+    lower = scores[scores < at]
+    return float((at + (lower.max() if len(lower) else 0.0)) / 2)
+
+
+def guarantees(scores: Floats, labels: NDArray[np.int64]) -> list[dict[str, Any]]:
+    """For each of LISTED: the threshold that promises it and the specificity it costs here, or the patients it would take."""
+    positives, table = int(labels.sum()), []
+    for target in LISTED:
+        entry: dict[str, Any] = {"sensitivity": target, "confidence": CONFIDENCE, "positive_patients": positives}
+        if allowed_misses(positives, target, CONFIDENCE) is None:
+            table.append({**entry, "available": False, "needs_positive_patients": needed_positives(target, CONFIDENCE)})
+            continue
+        threshold = guaranteed_threshold(scores, labels, target, CONFIDENCE)
+        negatives = scores[labels == 0]
+        specificity = float((negatives < threshold).mean()) if len(negatives) else None
+        table.append({**entry, "available": True, "threshold": threshold, "specificity": specificity})
+    return table
