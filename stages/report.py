@@ -2,31 +2,36 @@
 
 from pathlib import Path
 
+import pandas as pd
 import yaml
 
 from strokect.checklists import CHECKLISTS, fill
+from strokect.error_sheet import error_sheet
 from strokect.errors import run_stage
 from strokect.files import read_json, write_text
-from strokect.manifest import PREPARED
+from strokect.manifest import PREPARED, load_prepared
+from strokect.openings import OPENINGS
 from strokect.report_facts import opened, report_facts, revision
 from strokect.report_page import render_report
 from strokect.report_sections import sections
-from strokect.shipping import shipped_folders
+from strokect.reporting import read_audit
+from strokect.shipping import EXPORTS, shipped_folders
 from strokect.sidecar import read_sidecar
+from strokect.splits import SPLIT, development_rows, read_split
 
 REPORT = Path("reports/report.html")
-OPENINGS = Path("metrics/test_openings.csv")
+ERRORS = Path("reports/errors.html")
 
 
 def main() -> None:
-    """Write reports/report.html."""
+    """Write reports/report.html and reports/errors.html."""
     params_text = Path("params.yaml").read_text(encoding="utf-8")
     metrics, point = read_json("metrics/evaluate.json"), read_json("models/operating_point.json")
     cohort, safety = read_json(PREPARED / "cohort.json"), read_json("metrics/safety.json")
     facts = report_facts(
         metrics=metrics,
         safety=safety,
-        audit=read_json("metrics/audit.json"),
+        audit=read_audit(),
         split=read_json("metrics/split.json"),
         point=point,
         sidecar=read_sidecar(shipped_folders(point)[0]),
@@ -35,10 +40,17 @@ def main() -> None:
         openings=opened(OPENINGS, cohort["data_sha256"], cohort["synthetic"]),
         commit=revision(Path()),
     )
-    extras = sections(metrics, safety)
+    extras = sections(metrics, read_json("metrics/oof.json"), safety, point)
     checklists = {name: fill(items, facts) for name, items in CHECKLISTS.items()}
     write_text(REPORT, render_report(facts, Path("reports/plots"), extras, checklists, params_text))
+    prepared = load_prepared()
+    oof = pd.read_csv("models/oof.csv", dtype={"file": str, "patient": str})
+    oof["row"] = development_rows(read_split(SPLIT, prepared.manifest))
+    write_text(ERRORS, error_sheet(oof, prepared.images, EXPORTS, cohort))
     print(f"{REPORT}: {REPORT.stat().st_size / 1e6:.1f} MB; open it in a browser, it needs no network")
+    print(
+        f"{ERRORS}: the worst misses and false alarms" + ("" if cohort["synthetic"] else "; pictures of patients: do not share")
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """CLAIM and TRIPOD+AI, filled where the pipeline knows the answer; what only the authors of a study know is marked so.
 
-The items are numbered as in CLAIM, 2024 update (Tejani et al. 2024, Radiology: Artificial Intelligence 6(4):e240300) and TRIPOD+AI
-(Collins et al. 2024, BMJ 385:e078378); the topics are in our words, so read them beside the originals.
+The items are numbered as in CLAIM, 2024 update (Tejani et al. 2024, Radiology: Artificial Intelligence 6(4):e240300) and in
+TRIPOD+AI (Collins et al. 2024, BMJ 385:e078378); the topics are in our words, so read them beside the originals.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ AUTHOR = "author"
 
 @dataclass(frozen=True)
 class Item:
-    """One line of a checklist. `answer` is a Jinja template over the facts of `strokect.report_facts`; None: only authors know."""
+    """One line of a checklist. `answer` is a Jinja template over the facts of `strokect.report_facts`; None: authors know."""
 
     number: str
     topic: str
@@ -35,7 +35,9 @@ TRAINING = (
     "schedule, nothing of the held-out part is seen."
 )
 UNREADABLE = "{{ left_out }} files left out with the reason and {{ unreadable }} unreadable ones, counted in the audit."
-SOFTWARE = "{% for name, version in versions.items() %}{{ name }} {{ version }}{{ ', ' if not loop.last }}{% endfor %}; on {{ device }}."
+SOFTWARE = (
+    "{% for name, version in versions.items() %}{{ name }} {{ version }}{{ ', ' if not loop.last }}{% endfor %}; on {{ device }}."
+)
 CODE = "strokect at commit {{ commit }}; data SHA-256 {{ data_sha256[:12] }}; commands in section Reproduce."
 SUBGROUPS = "Report, section Subgroups: {{ subgroups }} looked at, with counts and intervals."
 THRESHOLDS = (
@@ -44,6 +46,10 @@ THRESHOLDS = (
 )
 LIMITS = "Report, sections Notes and Must not be used for."
 AUDIT = "Audit: {{ audit_errors }} errors, {{ audit_warnings }} warnings; exceptions in force: {{ audit_allowed or 'none' }}."
+
+EXTERNAL = (
+    "Not part of this run: `python -m stages.external` judges other data by the frozen release, and reports it with the shift."
+)
 
 CLAIM = (
     Item("1", "Title names the AI technique"),
@@ -65,20 +71,24 @@ CLAIM = (
     Item("17", "How the test part was annotated"),
     Item("18", "Agreement between and within readers"),
     Item("19", "How data was assigned to parts", PARTS),
-    Item("20", "Level at which parts are disjoint", "{{ group_by }}.{{ control }}"),
+    Item("20", "Level at which parts are disjoint", "{{ group_by }}. {{ control }}"),
     Item("21", "Intended sample size and why", "Not planned by the pipeline; what it allows to promise: {{ guarantee }}"),
     Item("22", "Model", MODEL),
     Item("23", "Software", SOFTWARE),
     Item("24", "Initial weights", "{{ params.model.weights }}."),
     Item("25", "Training", TRAINING),
-    Item("26", "How the final model was chosen", "Not chosen: a fixed schedule, last averaged weights. {{ search }}"),
+    Item(
+        "26",
+        "How the final model was chosen",
+        "Not chosen: a fixed schedule, last averaged weights. A search uses split seed {{ params.search.split_seed }} only.",
+    ),
     Item("27", "Ensembling", "{{ folds }} fold models; their calibrated probabilities are averaged."),
     Item("28", "Metrics", FIGURES),
     Item("29", "Uncertainty of the metrics", "{{ interval }}; DeLong and Obuchowski beside."),
     Item("30", "Robustness", "Safety layer: false rejects, outliers by kind, selective prediction (report, section Safety)."),
     Item("31", "Explanation", "Class activation maps.{{ pointing }}"),
     Item("32", "Evaluation on internal data", FIGURES),
-    Item("33", "Evaluation on external data", "{{ external }}"),
+    Item("33", "Evaluation on external data", EXTERNAL),
     Item("34", "Trial registration"),
     Item("35", "Flow of included and excluded cases", f"{COHORT}; {UNREADABLE}"),
     Item("36", "Characteristics of each part", "Report, section Cohort; clinical characteristics where the source gives them."),
@@ -122,7 +132,7 @@ TRIPOD_AI = (
     Item("13", "Class imbalance", "Class-balanced sampling: {{ params.train.class_balance }}; undone by calibration."),
     Item("14", "Fairness", SUBGROUPS),
     Item("15", "Output of the model", THRESHOLDS),
-    Item("16", "Differences between development and evaluation data", "{{ external }}"),
+    Item("16", "Differences between development and evaluation data", EXTERNAL),
     Item("17", "Ethical approval"),
     Item("18a", "Funding"),
     Item("18b", "Conflicts of interest"),
@@ -133,7 +143,7 @@ TRIPOD_AI = (
     Item("19", "Patient and public involvement"),
     Item("20a", "Flow of participants", f"{COHORT}; {UNREADABLE}"),
     Item("20b", "Characteristics of participants", "Report, section Cohort; clinical ones where the source gives them."),
-    Item("20c", "Development against evaluation data", "{{ external }}"),
+    Item("20c", "Development against evaluation data", EXTERNAL),
     Item("21", "Participants and events in each analysis", "Report: each table gives its counts."),
     Item("22", "The full model", "models/release of this run: weights, calibration, thresholds and policy under one manifest."),
     Item("23a", "Performance with intervals, in subgroups too", f"{FIGURES} {SUBGROUPS}"),

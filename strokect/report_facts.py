@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from strokect.files import read_json
 from strokect.intended_use import INTENDED_USE, OUT_OF_SCOPE
+from strokect.report_sections import guarantee_words
 from strokect.reporting import FIGURES, figure_text
 
 NAMES = {
@@ -22,6 +22,10 @@ NAMES = {
     "log_loss": "log loss",
 }
 CARDS = (("patient", "roc_auc"), ("slice", "roc_auc"), ("patient", "sensitivity"), ("patient", "specificity"))
+TAKEN_OVER = (
+    *("target", "n_slices", "n_patients", "n_positive_patients", "group_by", "device", "interval"),
+    *("source", "labels", "data_sha256", "backbone", "notes"),
+)
 PART_WORDS = {"test": "Test part", "oof": "Out-of-fold"}
 
 
@@ -67,8 +71,7 @@ def report_facts(
     """
     severities = [finding["severity"] for finding in audit["findings"]]
     return {
-        **{key: metrics[key] for key in ("target", "n_slices", "n_patients", "n_positive_patients", "group_by", "device", "interval")},
-        **{key: metrics[key] for key in ("source", "labels", "data_sha256", "backbone", "notes")},
+        **{key: metrics[key] for key in TAKEN_OVER},
         "label_unit": cohort["label_unit"],
         "synthetic": cohort["synthetic"],
         "left_out": len(cohort["left_out"]),
@@ -93,6 +96,8 @@ def report_facts(
         "folds": len(point["folds"]),
         "versions": sidecar["versions"],
         "pointing": _pointing(safety),
+        "guarantee": guarantee_words(metrics),
+        "subgroups": f"{metrics['subgroups']['looked_at']} figures of {len(metrics['subgroups']['groups'])} subgroups",
         "params": params,
         "openings": openings,
         "commit": commit[0],
@@ -103,7 +108,7 @@ def report_facts(
 def cohort_words(cohort: dict[str, Any]) -> str:
     """The cohort in a sentence or two."""
     text = (
-        f"{cohort['n_slices']} slices of {cohort['n_patients']} patients were used: {cohort['n_positive_slices']} positive slices, "
+        f"{cohort['n_slices']} slices of {cohort['n_patients']} patients: {cohort['n_positive_slices']} positive slices, "
         f"{cohort['n_positive_patients']} patients with at least one. Left out on purpose: {len(cohort['left_out'])} files; "
         f"unreadable: {len(cohort['unreadable'])}."
     )

@@ -12,8 +12,10 @@ CAPTIONS = {
     "roc.png": "ROC curve, slices",
     "pr.png": "Precision and recall, slices",
     "confusion.png": "Decisions at the thresholds that ship, slices",
-    "calibration.png": "Calibration: what a probability means",
+    "calibration.png": "Calibration before and after: what a probability means",
     "probabilities.png": "Calibrated probabilities by class",
+    "net_benefit.png": "Decision curve: acting on the model, on everybody, on nobody",
+    "risk_coverage.png": "Answering less: the error rate among the slices that are still answered",
     "training.png": "Training of the folds; the held-out loss is watched, and decides nothing",
 }
 SECTIONS = (

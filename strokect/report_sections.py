@@ -1,0 +1,194 @@
+"""The sections of the report that are tables of the metrics: predictive values, calibration, safety, subgroups, ablations."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from strokect.reporting import figure_text
+
+Section = dict[str, Any]
+WAYS = {"as_errors": "as errors", "to_a_human": "as sent to a person", "answered_only": "left out"}
+PARTS = {"oof": "out-of-fold", "test": "test part"}
+
+
+def sections(metrics: dict[str, Any], oof: dict[str, Any], safety: dict[str, Any], point: dict[str, Any]) -> list[Section]:
+    """In the order of the page, from metrics/{evaluate,oof,safety}.json and models/operating_point.json."""
+    return [
+        _prevalence(metrics),
+        _calibration(oof, point),
+        _guarantees(metrics),
+        _abstaining(metrics, safety),
+        _safety(safety),
+        _subgroups(metrics),
+        _ablation(metrics),
+    ]
+
+
+def guarantee_words(metrics: dict[str, Any]) -> str:
+    """What sensitivity of patients can be promised, in a sentence."""
+    available = [entry for entry in metrics["guarantees"] if entry["available"]]
+    if not available:
+        entry = metrics["guarantees"][0]
+        return f"no sensitivity of {entry['sensitivity']:g} or more can be promised with {entry['positive_patients']} positives"
+    best = available[-1]
+    return f"a sensitivity of {best['sensitivity']:g} with confidence {best['confidence']:g}, for single fold models"
+
+
+def _section(identity: str, title: str, paragraphs: Iterable[str], *tables: dict[str, Any]) -> Section:
+    return {"id": identity, "title": title, "paragraphs": list(paragraphs), "tables": list(tables)}
+
+
+def _table(head: list[str], rows: Iterable[list[str]], caption: str = "") -> dict[str, Any]:
+    return {"caption": caption, "head": head, "rows": list(rows)}
+
+
+def _prevalence(metrics: dict[str, Any]) -> Section:
+    rows = [
+        [f"{entry['prevalence']:.0%}", level, figure_text(entry["ppv"]), figure_text(entry["npv"])]
+        for level in ("slice", "patient")
+        for entry in metrics[level]["at_prevalence"]
+    ]
+    return _section(
+        "prevalence",
+        "Predictive values where you are",
+        [
+            "What a positive or a negative answer is worth depends on how common positives are. By Bayes' rule from sensitivity "
+            "and specificity above, which are taken to be the same there; evaluate.prevalence lists the shares."
+        ],
+        _table(["positives", "level", "PPV", "NPV"], rows),
+    )
+
+
+def _calibration(oof: dict[str, Any], point: dict[str, Any]) -> Section:
+    losses = point["calibration_log_loss_cross_fitted"]
+    chosen = point["calibration"]["method"]
+    rows = [[name, f"{loss:.4f}", "ships" if name == chosen else ""] for name, loss in losses.items()]
+    analytic = [
+        [level, found["method"], figure_text(oof[level]["roc_auc"]), figure_text(found) if found["ci95"] else "not estimable"]
+        for level in ("slice", "patient")
+        for found in (oof[level]["roc_auc_analytic"],)
+    ]
+    return _section(
+        "calibration",
+        "Calibration, and a check of the intervals",
+        [
+            f"Ships: {chosen}; chosen by log loss, each patient judged by a calibration that was fitted without them. Expected "
+            f"calibration error out-of-fold, slices: {figure_text(oof['slice']['ece'])}."
+        ],
+        _table(["method", "cross-fitted log loss", ""], rows),
+        _table(["level", "method", "bootstrap of patients", "analytic"], analytic, "ROC AUC out-of-fold, intervals in two ways"),
+    )
+
+
+def _guarantees(metrics: dict[str, Any]) -> Section:
+    rows = [
+        [
+            f"{entry['sensitivity']:g}",
+            f"{entry['confidence']:g}",
+            f"{entry['threshold']:.3f}" if entry["available"] else "not available",
+            f"{entry['specificity']:.3f}"
+            if entry["available"]
+            else f"needs ≥ {entry['needs_positive_patients']} positive patients",
+        ]
+        for entry in metrics["guarantees"]
+    ]
+    return _section(
+        "guarantees",
+        "What could be promised",
+        [
+            f"The largest patient threshold whose sensitivity is promised for new patients like these, on "
+            f"{metrics['guarantees'][0]['positive_patients']} positive patients (Learn-then-Test with the exact binomial test). "
+            "The promise is about single fold models; the average that ships has no out-of-fold estimate. It ships only if "
+            "tune_threshold.goal asks for it."
+        ],
+        _table(["sensitivity ≥", "confidence", "patient threshold", "specificity here"], rows),
+    )
+
+
+def _abstaining(metrics: dict[str, Any], safety: dict[str, Any]) -> Section:
+    policy, comparison = metrics["policy"], safety["uncertainty"]
+    rows = [
+        [word, figure_text(policy[way]["sensitivity"]), figure_text(policy[way]["specificity"])] for way, word in WAYS.items()
+    ]
+    measures = [
+        [
+            name.replace("_", " "),
+            figure_text(entry["error_detection_auroc"]),
+            f"{entry['aurc']:.3f}",
+            *(f"{entry['error_rate_at_coverage'][share]:.3f}" for share in ("1", "0.9", "0.7")),
+        ]
+        for name, entry in comparison["measures"].items()
+    ]
+    band = safety["policy"]["refer"]
+    return _section(
+        "abstaining",
+        "Answering less",
+        [
+            f"{PARTS[metrics['part']].capitalize()}, the whole policy: rejected and referred slices are counted in three ways. "
+            f"Answered: {figure_text(policy['answered_only']['coverage'])} of the slices.",
+            f"Which uncertainty finds the {comparison['n_errors']} wrong decisions among {comparison['n']} slices, out-of-fold. "
+            f"AURC is the mean error rate over all coverages, {comparison['perfect_aurc']:.3f} for a perfect ranking. The spread "
+            f"between folds is not admissible. In use: {band['measure'].replace('_', ' ')} above {band['above']:.4g} refers.",
+        ],
+        _table(["refer and reject counted", "sensitivity", "specificity"], rows),
+        _table(["measure", "AUROC of errors", "AURC", "errors, all answered", "90 %", "70 %"], measures),
+    )
+
+
+def _safety(safety: dict[str, Any]) -> Section:
+    false = [[name, str(entry["n"]), figure_text(entry)] for name, entry in safety["false_rejects"].items()]
+    outliers = [
+        [name.replace("_", " "), str(entry["n"]), figure_text(entry["rejected"])] for name, entry in safety["outliers"].items()
+    ]
+    return _section(
+        "safety",
+        "Safety: what is rejected",
+        [f"One joint limit of {safety['max_false_reject']:.0%} false rejects over all layers, of the positive slices, too."],
+        _table(["ordinary slices", "n", "rejected"], false),
+        _table(["what is no slice", "n", "rejected"], outliers),
+    )
+
+
+def _subgroups(metrics: dict[str, Any]) -> Section:
+    found = metrics["subgroups"]
+    rows = [
+        [
+            group["variable"],
+            group["group"],
+            f"{group['n_slices']} ({group['n_positive_slices']})",
+            f"{group['n_patients']} ({group['n_positive_patients']})",
+            *(figure_text(group[name]) for name in ("roc_auc", "sensitivity", "specificity")),
+            "says little" if group["says_little"] else "",
+        ]
+        for group in found["groups"]
+    ]
+    head = ["", "subgroup", "slices (positive)", "patients (positive)", "ROC AUC", "sensitivity", "specificity", ""]
+    return _section(
+        "subgroups",
+        "Subgroups",
+        [
+            f"{PARTS[metrics['part']].capitalize()}, slices. {found['looked_at']} figures were looked at. {found['note']} “Says "
+            "little”: an interval wider than 0.4."
+        ],
+        _table(head, rows),
+    )
+
+
+def _ablation(metrics: dict[str, Any]) -> Section:
+    rows = [
+        [
+            row["part"],
+            row["what"],
+            PARTS[row["judged_on"]],
+            row["figure"].replace("_", " "),
+            "not estimable" if row["difference"] is None else f"{row['without']:.4f} → {row['with']:.4f}",
+            "" if row["ci95"] is None else f"{row['difference']:+.4f} [{row['ci95'][0]:+.4f}, {row['ci95'][1]:+.4f}]",
+            row["verdict"],
+        ]
+        for row in metrics["ablation"]
+    ]
+    return _section(
+        "ablation",
+        "Which parts earn their cost",
+        ["Each part left out of this run, on the same slices; paired over resampled patients. Lower log loss is better."],
+        _table(["part", "with it, against", "judged on", "figure", "without → with", "difference", ""], rows),
+    )
