@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from strokect.errors import DataError, ImageError, run_stage
 from strokect.files import atomic_folder, sha256_file, write_json
+from strokect.hounsfield import windows_to_json
 from strokect.manifest import COLUMNS, PREPARED
 from strokect.params import DataParams, load_params
 from strokect.sources import Pixels, Row, Source, read_source
@@ -24,13 +25,15 @@ MAX_LISTED = 50  # unreadable files named in an error
 def prepare(params: DataParams, raw_root: Path, target: Path) -> dict[str, Any]:
     """Write images.npy, masks.npy, manifest.csv and cohort.json into `target`, all or nothing. Returns the cohort description.
 
-    images.npy: (N, 1, S, S) uint8. masks.npy: (N, S, S) uint8 lesion codes, or (0, S, S) where the source has no masks.
+    images.npy: (N, C, S, S) uint8, C = 1 or 3 windows. masks.npy: (N, S, S) uint8 lesion codes, or (0, S, S) where the
+    source has no masks.
     Raises DataError when more than `data.max_unreadable` files cannot be read.
     """
     source = read_source(params, raw_root)
-    size = params.image_size
+    size, channels = params.image_size, len(params.windows)
     with atomic_folder(target) as folder:
-        images = np.lib.format.open_memmap(folder / "all.npy", mode="w+", dtype=np.uint8, shape=(len(source.rows), 1, size, size))
+        shape = (len(source.rows), channels, size, size)
+        images = np.lib.format.open_memmap(folder / "all.npy", mode="w+", dtype=np.uint8, shape=shape)
         kept: list[dict[str, Any]] = []
         masks: list[NDArray[np.uint8]] = []
         unreadable = [{"file": file, "reason": reason} for file, reason in source.unreadable]
@@ -108,7 +111,8 @@ def _describe(
         "label_unit": source.label_unit,
         "target": source.target,
         "image_size": params.image_size,
-        "channels": 1,
+        "channels": len(params.windows),
+        "windows": windows_to_json(params.windows),
         "data_sha256": digest.hexdigest(),
         "n_slices": len(manifest),
         "n_positive_slices": len(positive),

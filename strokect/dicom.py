@@ -1,4 +1,4 @@
-"""One uncompressed CT slice in DICOM → the grey levels of the brain window.
+"""One CT slice in DICOM → the grey levels of one window or several.
 
 Order of operations: padding → rescale to HU → window → MONOCHROME1 inversion. Only the elements named in `TAGS` are read, so a
 patient's name is never parsed, and pydicom's own messages, which quote file content, are dropped.
@@ -20,6 +20,7 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID_dictionary
 
 from strokect.errors import ImageError
+from strokect.hounsfield import BRAIN, Window, apply_window, check_window
 from strokect.images import MAX_PIXELS, STRIP_PX, check_geometry
 
 # pydicom warns about odd values by quoting them, by `warnings` and in its own log; a quoted value would be a leak.
@@ -27,8 +28,6 @@ pydicom_config.settings.reading_validation_mode = pydicom_config.IGNORE
 logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"(pydicom|strokect)\b")
 
-WINDOW_LEVEL_HU, WINDOW_WIDTH_HU = 40.0, 120.0
-LEVELS_HU, WIDTHS_HU = (-1100.0, 3100.0), (1.0, 4200.0)  # about what a CT scanner measures: −1024 to 3071 HU
 IMPLICIT_LITTLE = "1.2.840.10008.1.2"
 EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
 HOUNSFIELD_TYPES = ("", "HU", "US")  # US = unspecified, which some CT scanners write
@@ -43,42 +42,37 @@ TAGS = [
 ]
 
 
-def decode_dicom(data: bytes, level_hu: float = WINDOW_LEVEL_HU, width_hu: float = WINDOW_WIDTH_HU) -> NDArray[np.uint8]:
-    """DICOM bytes → (H, W) uint8 in a window, by default the brain window that the models see. Padding is black, as air is.
+def decode_dicom(data: bytes, level_hu: float = BRAIN.level_hu, width_hu: float = BRAIN.width_hu) -> NDArray[np.uint8]:
+    """DICOM bytes → (H, W) uint8 in a window, by default the brain window. Raises as `render_dicom`."""
+    return render_dicom(data, (Window(level_hu, width_hu),))[0]
 
-    Raises ImageError for anything but one uncompressed CT slice in Hounsfield units, and for a window that shows nothing.
+
+def render_dicom(data: bytes, windows: Sequence[Window]) -> NDArray[np.uint8]:
+    """DICOM bytes → (C, H, W) uint8, one picture for each of C windows. Padding is black, as air is.
+
+    Raises ImageError for anything but one CT slice in Hounsfield units, and for a window that shows nothing.
     """
-    check_window(level_hu, width_hu)
+    for window in windows:
+        check_window(window.level_hu, window.width_hu)
     try:
         dataset = read_elements(data, TAGS)
         _check_slice(dataset)
         stored, padded = _stored_values(dataset)
         slope, intercept = _rescale(dataset)
-        grey = np.empty(stored.shape, np.uint8)
+        grey = np.empty((len(windows), *stored.shape), np.uint8)
         rows = max(1, STRIP_PX // stored.shape[1])
         for strip in (slice(top, top + rows) for top in range(0, len(stored), rows)):
-            grey[strip] = apply_window(stored[strip].astype(np.float32) * slope + intercept, level_hu, width_hu)
+            hu = stored[strip].astype(np.float32) * slope + intercept
+            for plane, window in zip(grey, windows, strict=True):
+                plane[strip] = apply_window(hu, window.level_hu, window.width_hu)
         if element_text(dataset, "PhotometricInterpretation") == "MONOCHROME1":
-            grey = 255 - grey
+            np.subtract(255, grey, out=grey)
     except ImageError:
         raise
     except Exception:  # hostile files raise anything, RecursionError included
         raise ImageError("unreadable_dicom", "not a readable DICOM file (damaged, truncated or malformed)") from None
-    grey[padded] = 0
+    grey[:, padded] = 0
     return grey
-
-
-def check_window(level_hu: float, width_hu: float) -> None:
-    """Raise ImageError unless level and width are numbers within LEVELS_HU and WIDTHS_HU."""
-    for name, value, (low, high) in (("level", level_hu, LEVELS_HU), ("width", width_hu, WIDTHS_HU)):
-        if not (math.isfinite(value) and low <= value <= high):
-            raise ImageError("bad_window", f"the window's {name} must be from {low:g} to {high:g} HU")
-
-
-def apply_window(hu: NDArray[np.floating[Any]], level_hu: float, width_hu: float) -> NDArray[np.uint8]:
-    """Hounsfield units of any shape → grey levels: level − width/2 and below is 0, level + width/2 and above is 255."""
-    scaled = (hu - (level_hu - width_hu / 2)) * (255.0 / width_hu)
-    return np.rint(np.clip(scaled, 0.0, 255.0)).astype(np.uint8)
 
 
 def read_elements(data: bytes, names: Sequence[str]) -> Dataset:

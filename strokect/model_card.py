@@ -1,6 +1,8 @@
-"""What the model is and is not, in words: for GET /model and for model_card.md in the release. Needs no package."""
+"""What the model is and is not, in words: for GET /model and for model_card.md in the release."""
 
 from typing import Any
+
+from strokect.hounsfield import BRAIN_ONLY, in_words, windows_of
 
 INTENDED_USE = (
     "Research software, not a medical device. It scores single axial brain CT slices for the target named in `target`, "
@@ -16,7 +18,7 @@ OUT_OF_SCOPE = [
 
 def model_card(sidecar: dict[str, Any], point: dict[str, Any], metrics: dict[str, Any], safety: dict[str, Any]) -> str:
     """model_card.md of a release, from model.json, operating_point.json and the two metrics files."""
-    models = ", ".join(point["exports"])
+    models, windows = ", ".join(point["exports"]), in_words(windows_of(sidecar))
     lines = [
         "# Model card",
         "",
@@ -29,6 +31,7 @@ def model_card(sidecar: dict[str, Any], point: dict[str, Any], metrics: dict[str
         f"- Target: {sidecar['target']}",
         f"- {sidecar.get('backbone')} at {sidecar['image_size']} px, models {models}, views {', '.join(point['views'])}, "
         f"{sidecar.get('precision', 'fp32')}",
+        f"- Sees the window {windows} (level/width in HU); pixel checks and people see {in_words(BRAIN_ONLY)}",
         f"- Trained on: {sidecar.get('source')} (labels: {sidecar.get('labels')}, split by {sidecar.get('group_by')}), "
         f"data SHA-256 {str(sidecar.get('data_sha256'))[:12]}",
         "",
