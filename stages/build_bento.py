@@ -41,6 +41,7 @@ SERVING_MODULES = (
     "decoding",
     "dicom",
     "dicom_out",
+    "dicom_pixels",
     "engine",
     "errors",
     "explanation",

@@ -1,7 +1,8 @@
 """One CT slice in DICOM → the grey levels of one window or several.
 
 Order of operations: padding → rescale to HU → window → MONOCHROME1 inversion. Only the elements named in `TAGS` are read, so a
-patient's name is never parsed, and pydicom's own messages, which quote file content, are dropped.
+patient's name is never parsed, and pydicom's own messages, which quote file content, are dropped. Compressed pixels:
+`strokect.dicom_pixels`.
 """
 
 import io
@@ -17,8 +18,8 @@ from pydicom import config as pydicom_config
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag, Tag
-from pydicom.uid import UID_dictionary
 
+from strokect.dicom_pixels import Form, check_syntax, decompress
 from strokect.errors import ImageError
 from strokect.hounsfield import BRAIN, Window, apply_window, check_window
 from strokect.images import MAX_PIXELS, STRIP_PX, check_geometry
@@ -30,6 +31,7 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"(pydicom|stroke
 
 IMPLICIT_LITTLE = "1.2.840.10008.1.2"
 EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
+NATIVE = (IMPLICIT_LITTLE, EXPLICIT_LITTLE)  # uncompressed
 HOUNSFIELD_TYPES = ("", "HU", "US")  # US = unspecified, which some CT scanners write
 GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOUR = ("RGB", "PALETTE COLOR", "YBR_", "HSV", "ARGB", "CMYK")  # how the colour photometric interpretations begin
@@ -57,7 +59,7 @@ def render_dicom(data: bytes, windows: Sequence[Window]) -> NDArray[np.uint8]:
     try:
         dataset = read_elements(data, TAGS)
         _check_slice(dataset)
-        stored, padded = _stored_values(dataset)
+        stored, padded = _stored_values(dataset, transfer_syntax(data))
         slope, intercept = _rescale(dataset)
         grey = np.empty((len(windows), *stored.shape), np.uint8)
         rows = max(1, STRIP_PX // stored.shape[1])
@@ -78,22 +80,26 @@ def render_dicom(data: bytes, windows: Sequence[Window]) -> NDArray[np.uint8]:
 def read_elements(data: bytes, names: Sequence[str]) -> Dataset:
     """The elements of these names. Never inflates: `dcmread` would decompress a deflated file before anything can be checked.
 
-    Raises ImageError for a compressed file, and whatever pydicom raises for a malformed one.
+    Raises ImageError for a transfer syntax whose pixels could not be read, and whatever pydicom raises for a malformed file.
     """
+    syntax, stream = _open(data)
+    if syntax not in NATIVE:
+        check_syntax(syntax)
+    return read_dataset(stream, syntax == IMPLICIT_LITTLE, True, specific_tags=[Tag(name) for name in names])
+
+
+def transfer_syntax(data: bytes) -> str:
+    """The UID of how the file's pixels are stored, "" where it does not say."""
+    return _open(data)[0]
+
+
+def _open(data: bytes) -> tuple[str, io.BytesIO]:
+    """(transfer syntax, the file read up to the end of its meta information)."""
     stream = io.BytesIO(data)
     stream.seek(132)
     wanted: list[BaseTag | int] = [Tag("TransferSyntaxUID")]
     meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag.group != 2, specific_tags=wanted)
-    syntax = str(meta.get("TransferSyntaxUID", ""))
-    if syntax not in (IMPLICIT_LITTLE, EXPLICIT_LITTLE):
-        # The name comes from pydicom's dictionary, so text from the file is never echoed.
-        name = UID_dictionary.get(syntax, ("an unknown transfer syntax",))[0]
-        raise ImageError(
-            "unsupported_transfer_syntax",
-            f"stored as {name}; only uncompressed little endian is read. Support for JPEG Lossless and other compressed DICOM is "
-            "not installed: convert the file to uncompressed (for example `dcmdjpeg` or `gdcmconv --raw`)",
-        )
-    return read_dataset(stream, syntax == IMPLICIT_LITTLE, True, specific_tags=[Tag(name) for name in names])
+    return str(meta.get("TransferSyntaxUID", "")), stream
 
 
 def element_text(dataset: Dataset, name: str) -> str:
@@ -154,7 +160,7 @@ def _check_slice(dataset: Dataset) -> None:
         raise ImageError("missing_pixel_data", "the DICOM file holds no pixel data")
 
 
-def _stored_values(dataset: Dataset) -> tuple[NDArray[np.integer[Any]], NDArray[np.bool_]]:
+def _stored_values(dataset: Dataset, syntax: str) -> tuple[NDArray[np.integer[Any]], NDArray[np.bool_]]:
     """Stored values (H, W) before rescaling, and where they are padding."""
     allocated, signed = int(dataset.BitsAllocated), int(dataset.PixelRepresentation) == 1
     stored_bits = int(dataset.get("BitsStored") or allocated)
@@ -162,8 +168,10 @@ def _stored_values(dataset: Dataset) -> tuple[NDArray[np.integer[Any]], NDArray[
     if allocated not in (8, 16) or not 1 <= stored_bits <= high_bit + 1 <= allocated:
         raise ImageError("unsupported_pixel_format", "only 8- and 16-bit DICOM pixels are read")
     shape = (int(dataset.Rows), int(dataset.Columns))
-    expected = shape[0] * shape[1] * allocated // 8
-    data = dataset.PixelData
+    form = Form(*shape, allocated, signed)
+    data, expected = dataset.PixelData, form.bytes
+    if syntax not in NATIVE:
+        data = decompress(data, syntax, form)
     if not expected <= len(data) <= expected + 1:  # DICOM pads to an even length
         raise ImageError("truncated_pixel_data", f"{len(data):,} bytes of pixel data where {expected:,} belong")
     words = np.frombuffer(data, f"<u{allocated // 8}", count=shape[0] * shape[1]).reshape(shape)

@@ -34,6 +34,7 @@ REFERENCE = {  # of a CT slice that others can refer to
     "StudyInstanceUID": "1.2.4",
 }
 SIZE, FEATURES, STAGES = 32, 6, 4
+COMPRESSED = ("1.2.840.10008.1.2.5", *(f"1.2.840.10008.1.2.4.{n}" for n in (57, 70, 80, 90)))
 THREE: Windows = (Window(40, 80), Window(80, 200), Window(40, 40))
 TARGET = "intracranial haemorrhage on this slice"
 
@@ -299,6 +300,8 @@ def dicom_bytes(stored: np.ndarray, syntax: str = ExplicitVRLittleEndian, **elem
     for name, value in (defaults | elements).items():
         if value is not None:
             setattr(dataset, name, value)
+    if syntax in COMPRESSED and elements.get("PixelData") is not None:
+        dataset["PixelData"].VR, dataset["PixelData"].is_undefined_length = "OB", True
     if "PixelData" not in elements:
         dataset.PixelData = stored.astype(stored.dtype.newbyteorder("<")).tobytes()
     stream = io.BytesIO()

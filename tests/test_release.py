@@ -337,21 +337,21 @@ def test_describe_warns_when_patients_were_not_kept_apart(tmp_path: Path, releas
     assert Predictor(fake_release(tmp_path, group_by="none")).describe()["warnings"] == [UNGROUPED]
 
 
+def test_describe_repeats_what_the_split_was_allowed_after_the_audit(release: Path) -> None:
+    edit(release / "metrics.json", audit_allowed=["near_duplicates", "shuffle_control"])
+    reseal(release)
+    assert Predictor(release).describe()["audit"]["allowed"] == ["near_duplicates", "shuffle_control"]
 
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
         ({"channels": 3}, "3 channels, but 1 windows"),
         ({"windows": None, "channels": 3}, "3 channels, but 1 windows"),
         ({"windows": [[40, 80], [80, 200], [40, 40]]}, "1 channels, but 3 windows"),
         *(({"windows": odd}, "pairs in HU") for odd in ([[40]], [[40, 120]] * 2, [[40, 0]], [["a", "b"]], "40/120", [])),
-    ("changes", "message"),
-    [
     ],
-    assert Predictor(release).describe()["audit"]["allowed"] == ["near_duplicates", "shuffle_control"]
-    edit(release / "metrics.json", audit_allowed=["near_duplicates", "shuffle_control"])
-    reseal(release)
 )
-@pytest.mark.parametrize(
-def test_describe_repeats_what_the_split_was_allowed_after_the_audit(release: Path) -> None:
-def test_three_channels_are_refused(release: Path) -> None:
 def test_windows_that_do_not_fit_the_channels_are_refused(changes: dict[str, object], message: str, release: Path) -> None:
     for fold in ("0", "1", "2"):
         edit(release / "folds" / fold / "model.json", **changes)

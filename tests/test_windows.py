@@ -1,4 +1,4 @@
-"""Windows of the Hounsfield units: the same channels in training and service, whichever way a slice comes; 8-bit pictures fail closed."""
+"""Windows of the Hounsfield units: the same channels in training and service; 8-bit pictures fail closed."""
 
 import dataclasses
 import sys
