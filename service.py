@@ -115,7 +115,7 @@ class StrokeCT:
 
     @bentoml.api(route="/predict")
     def predict(self, image: File) -> Prediction:
-        """Judge one slice (PNG, JPEG or uncompressed DICOM)."""
+        """Judge one slice (PNG, JPEG or DICOM)."""
         return self._answer(lambda predictor, exchange: self._explain(predictor, exchange)[0])
 
     @bentoml.api(route="/explain")

@@ -1,8 +1,8 @@
 """Compressed pixels of a DICOM slice → the bytes that an uncompressed file would hold. Lossless kinds only.
 
-RLE needs no package; for the JPEG family GDCM decodes, from the optional package python-gdcm. What a file declares is held against
-the header of its codestream before a decoder sees it: a decoder believes its codestream, and a few bytes of one can stand for
-gigabytes of pixels (ISO/IEC 10918-1 B.2.2 for JPEG, 14495-1 C.2.2 for JPEG-LS, 15444-1 A.5.1 for JPEG 2000).
+RLE needs no package; for the JPEG family GDCM decodes, from the optional package python-gdcm. What a file declares is held
+against the header of its codestream before a decoder sees it: a decoder believes its codestream, and a few bytes of one can stand
+for gigabytes of pixels (ISO/IEC 10918-1 B.2.2 for JPEG, 14495-1 C.2.2 for JPEG-LS, 15444-1 A.5.1 for JPEG 2000).
 """
 
 import importlib.util

@@ -262,8 +262,9 @@ def outcome(pool: DecodePool, data: bytes) -> str:
 def test_the_largest_slice_fits_a_decoder(damage: DecodePool) -> None:
     side = 3072
     stored = np.zeros((side, side), np.uint16)
-    picture = damage.picture(compressed(stored, SV1, constant(side, side, 16), RescaleIntercept=-32768 + 40))
-    assert picture.grey.shape == (side, side) and (picture.grey == 128).all()
+    data = compressed(stored, SV1, constant(side, side, 16), RescaleIntercept=-32768 + 40)
+    picture = damage.picture(data, windows=THREE)
+    assert picture.planes.shape == (3, side, side) and (picture.grey == 128).all()
 
 
 def test_a_run_length_bomb_stays_within_the_frame(damage: DecodePool) -> None:
