@@ -115,7 +115,7 @@ class StrokeCT:
 
     @bentoml.api(route="/predict")
     def predict(self, image: File) -> Prediction:
-        """Judge one slice (PNG, JPEG or uncompressed DICOM)."""
+        """Judge one slice (PNG, JPEG or DICOM)."""
         return self._answer(lambda predictor, exchange: self._explain(predictor, exchange)[0])
 
     @bentoml.api(route="/explain")
@@ -145,7 +145,7 @@ class StrokeCT:
 
         def work(predictor: Predictor, exchange: Exchange) -> SeriesPrediction:
             with monitoring.phase("decode"):
-                members = self.pool.members(exchange.uploads, exchange.deadline, SETTINGS.max_slices)
+                members = self.pool.members(exchange.uploads, exchange.deadline, SETTINGS.max_slices, predictor.windows)
             with monitoring.phase("judge"):
                 answer = predictor.predict_series(members, exchange.request_id, exchange.deadline, lambda: exchange.gone)
             self._record(exchange, answer)
@@ -157,7 +157,7 @@ class StrokeCT:
         """Decode and judge the one picture of an exchange, and write the answer down."""
         (data,) = exchange.uploads
         with monitoring.phase("decode"):
-            picture = self.pool.picture(data, exchange.deadline)
+            picture = self.pool.picture(data, exchange.deadline, predictor.windows)
         with monitoring.phase("judge"):
             prediction, activation = predictor.explain(data, picture, exchange.deadline, exchange.request_id)
         self._record(exchange, prediction)

@@ -164,8 +164,8 @@ def render(result: dict[str, Any]) -> str:
             "## Time",
             "",
             f"All figures of {fast['slices']:,} slices with {fast['resamples']:,} resamples of patients: "
-            f"{fast['all_figures_s']:g} s (target: 20 s or less, {met}). ROC AUC, average precision and Brier score alone in a loop "
-            f"over scikit-learn: {fast['three_by_loop_s']:g} s (extrapolated from 20 resamples).",
+            f"{fast['all_figures_s']:g} s (target: 20 s or less, {met}). ROC AUC, average precision and Brier score alone in a "
+            f"loop over scikit-learn: {fast['three_by_loop_s']:g} s (extrapolated from 20 resamples).",
             "",
         ]
     )

@@ -5,16 +5,15 @@
 Slices are of the size that the phantom's model was trained on. A model of real slices rejects them, as it should.
 """
 
-import io
 import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import generate_uid
 
+from strokect.ct_slice import ct_slice
 from strokect.phantom import PhantomSlice, make_patient, window
 from strokect.phantom_anatomy import FIELD_MM
 
@@ -23,24 +22,21 @@ STUDY, SERIES, FRAME = (generate_uid(entropy_srcs=["strokect example", name]) fo
 
 
 def dicom(part: PhantomSlice) -> bytes:
-    """One slice as uncompressed CT, its Hounsfield units stored from −1024 on."""
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = ExplicitVRLittleEndian, CTImageStorage
-    meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=["strokect example", str(part.slice)])
-    made = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
-    made.SOPClassUID, made.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
-    made.StudyInstanceUID, made.SeriesInstanceUID, made.FrameOfReferenceUID = STUDY, SERIES, FRAME
-    made.PatientName, made.PatientID, made.Modality, made.InstanceNumber = "Phantom^Example", "0", "CT", part.slice + 1
-    made.ImagePositionPatient = [-FIELD_MM / 2, -FIELD_MM / 2, SPACING_MM * part.slice]
-    made.ImageOrientationPatient, made.PixelSpacing = [1, 0, 0, 0, 1, 0], [FIELD_MM / SIZE] * 2
-    made.SliceThickness, made.RescaleSlope, made.RescaleIntercept, made.RescaleType = SPACING_MM, 1, -1024, "HU"
-    made.Rows, made.Columns = part.hu.shape
-    made.SamplesPerPixel, made.PhotometricInterpretation = 1, "MONOCHROME2"
-    made.BitsAllocated, made.BitsStored, made.HighBit, made.PixelRepresentation = 16, 12, 11, 0
-    made.PixelData = np.clip(np.rint(part.hu) + 1024, 0, 4095).astype("<u2").tobytes()
-    stream = io.BytesIO()
-    made.save_as(stream, enforce_file_format=True)
-    return stream.getvalue()
+    """One slice as uncompressed CT."""
+    return ct_slice(
+        part.hu,
+        SOPInstanceUID=generate_uid(entropy_srcs=["strokect example", str(part.slice)]),
+        StudyInstanceUID=STUDY,
+        SeriesInstanceUID=SERIES,
+        FrameOfReferenceUID=FRAME,
+        PatientName="Phantom^Example",
+        PatientID="0",
+        InstanceNumber=part.slice + 1,
+        ImagePositionPatient=[-FIELD_MM / 2, -FIELD_MM / 2, SPACING_MM * part.slice],
+        ImageOrientationPatient=[1, 0, 0, 0, 1, 0],
+        PixelSpacing=[FIELD_MM / SIZE] * 2,
+        SliceThickness=SPACING_MM,
+    )
 
 
 def main() -> None:

@@ -13,8 +13,10 @@ from typing import Any
 
 from PIL import Image
 
+from strokect.ct_slice import ct_slice
 from strokect.errors import ReleaseError, run_stage
 from strokect.files import atomic_path, read_json, sha256_file
+from strokect.hounsfield import BRAIN_ONLY, Windows, windows_of
 from strokect.model_card import model_card
 from strokect.params import load_params
 from strokect.phantom import make_cohort, window
@@ -39,6 +41,7 @@ SERVING_MODULES = (
     "decoding",
     "dicom",
     "dicom_out",
+    "dicom_pixels",
     "engine",
     "errors",
     "explanation",
@@ -47,6 +50,7 @@ SERVING_MODULES = (
     "gate",
     "geometry",
     "guard",
+    "hounsfield",
     "http",
     "identity",
     "images",
@@ -120,9 +124,11 @@ def _bentoml(arguments: tuple[str, ...], folder: Path, environment: dict[str, st
         raise ReleaseError(f"`bentoml {' '.join(arguments[:1])}` failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
 
 
-def self_test_slice(size: int) -> bytes:
-    """A synthetic slice as PNG bytes: a release must not carry anybody's picture."""
+def self_test_slice(size: int, windows: Windows = BRAIN_ONLY) -> bytes:
+    """A synthetic slice as a file that models of these `windows` can judge: a release must not carry anybody's picture."""
     piece = list(make_cohort(patients=1, slices=SELF_TEST_SLICES, size=size, seed=0))[SELF_TEST_SLICES // 2]
+    if windows != BRAIN_ONLY:
+        return ct_slice(piece.hu)
     stream = io.BytesIO()
     Image.fromarray(window(piece.hu)).save(stream, "PNG")
     return stream.getvalue()
@@ -159,7 +165,7 @@ def main() -> None:
         models / "safety" / "gates",
         files,
         model_card(sidecar, point, read_json(files["metrics.json"]), read_json(files["safety.json"])),
-        self_test_slice(sidecar["image_size"]),
+        self_test_slice(sidecar["image_size"], windows_of(sidecar)),
     )
     tag = bento_version(Path(), version)
     build_bento(Path(), models / "release", tag, models / "bento" / "strokect.bento")

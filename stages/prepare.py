@@ -14,6 +14,7 @@ import pandas as pd
 from strokect.clusters import by_cluster
 from strokect.errors import DataError, run_stage
 from strokect.files import atomic_folder, sha256_file, write_json
+from strokect.hounsfield import windows_to_json
 from strokect.manifest import COLUMNS, NOT_VERIFIABLE, PREPARED
 from strokect.npy_rows import row_shape
 from strokect.packing import Packed, cache_key, pack, pixel_cache, publish
@@ -29,7 +30,8 @@ def prepare(
 ) -> dict[str, Any]:
     """Write images.npy, masks.npy, manifest.csv and cohort.json into `target`, all or nothing. Returns the cohort description.
 
-    images.npy: (N, C, S, S) uint8. masks.npy: (N, S, S) uint8 lesion codes, or (0, S, S) where the source has no masks.
+    images.npy: (N, C, S, S) uint8, C = 1 or 3 windows. masks.npy: (N, S, S) uint8 lesion codes, or (0, S, S) where the source
+    has no masks.
     What is decoded is kept under `cache` for the next run; without one a run starts from nothing.
     Raises DataError when more than `data.max_unreadable` files cannot be read, or some change meanwhile.
     """
@@ -88,6 +90,7 @@ def _describe(
         "target": source.target,
         "image_size": params.image_size,
         "channels": row_shape(folder / IMAGES)[0],
+        "windows": windows_to_json(params.windows),
         "data_sha256": digest.hexdigest(),
         "n_slices": len(manifest),
         "n_positive_slices": len(positive),

@@ -12,11 +12,13 @@ from tqdm import tqdm
 
 from strokect import safety_fit
 from strokect.calibration import Calibrator
+from strokect.ct_slice import as_ct_slice
 from strokect.engine import available_cores
 from strokect.errors import DataError, run_stage
 from strokect.files import atomic_folder, read_json, sha256_file, write_json
 from strokect.gate import save_gate
 from strokect.gate_fit import choose_gate, dropout_spread, fit_gates, held_out_scores, shipped_gates
+from strokect.hounsfield import BRAIN_ONLY, Windows
 from strokect.judge import load_judge, model_hashes
 from strokect.manifest import load_prepared
 from strokect.outliers import evaluation_outliers, phantom_pictures
@@ -50,8 +52,13 @@ def measure_all(pictures: list[Callable[[], Picture]]) -> tuple[dict[str, NDArra
     return {name: np.array([row[name] for row, _ in rows]) for name in rows[0][0]}, np.array([levels for _, levels in rows])
 
 
-def outlier_pictures(params: SafetyParams, synthetic: bool, pictures: list[Callable[[], Picture]]) -> dict[str, list[bytes]]:
-    """Evaluation outliers as file bytes by category: made of slices, phantom slices unless the cohort is one, and files."""
+def outlier_pictures(
+    params: SafetyParams, synthetic: bool, pictures: list[Callable[[], Picture]], windows: Windows
+) -> dict[str, list[bytes]]:
+    """Evaluation outliers as file bytes by category: made of slices, phantom slices unless the cohort is one, and files.
+
+    Models of other `windows` than the brain's refuse every PNG and JPEG, so theirs are CT slices that look like the pictures.
+    """
     rng = np.random.default_rng([params.seed, 1000])
     chosen = rng.choice(len(pictures), min(len(pictures), params.outliers_per_category), replace=False)
     outliers = evaluation_outliers([pictures[i]().grey for i in chosen], rng, params.outliers_per_category)
@@ -60,9 +67,11 @@ def outlier_pictures(params: SafetyParams, synthetic: bool, pictures: list[Calla
     for folder in sorted(path for path in (Path("data/raw") / params.outliers).iterdir() if path.is_dir()):
         if folder.name in outliers:
             raise DataError(f"{folder}: {folder.name!r} is the name of a built-in category; rename the folder")
-        files = sorted(path for path in folder.rglob("*") if path.is_file() and not is_no_picture(path))
-        outliers[folder.name] = [path.read_bytes() for path in files]
-    return outliers
+        paths = sorted(path for path in folder.rglob("*") if path.is_file() and not is_no_picture(path))
+        outliers[folder.name] = [path.read_bytes() for path in paths]
+    if windows == BRAIN_ONLY:
+        return outliers
+    return {name: [as_ct_slice(data) for data in files] for name, files in outliers.items()}
 
 
 def make_policy(
@@ -148,7 +157,7 @@ def main() -> None:
             prepared.manifest["slice"].to_numpy(np.int64)[development_rows(split)],
             policy,
             judge,
-            outlier_pictures(p, prepared.cohort["synthetic"], pictures),
+            outlier_pictures(p, prepared.cohort["synthetic"], pictures, judge.windows),
             p,
         ),
     }

@@ -14,7 +14,10 @@ from strokect.params import AugmentParams
 
 
 def augment(images: Tensor, params: AugmentParams) -> Tensor:
-    """Images (B, C, S, S) uint8 → float (B, C, S, S) in 0–255. Draws from torch's global generator of the device."""
+    """Images (B, C, S, S) uint8 → float (B, C, S, S) in 0–255, the C windows of a slice alike, in grey levels of each.
+
+    Draws from torch's global generator of the device.
+    """
     x = images.float()
     if params.strength == 0:
         return x
@@ -46,7 +49,8 @@ def _grey_levels(x: Tensor, params: AugmentParams) -> Tensor:
     offset = 255.0 * _uniform(n, params.brightness * k, device).view(n, 1, 1, 1)
     sigma = 255.0 * params.noise * k * torch.rand(n, 1, 1, 1, device=device)
     inside = x > 0  # air is clipped black in the window: it carries no noise
-    return torch.where(inside, x * gain + offset + sigma * torch.randn_like(x), x)
+    noise = torch.randn_like(x[:, :1])  # the windows of a slice show one measurement
+    return torch.where(inside, x * gain + offset + sigma * noise, x)
 
 
 def _erase(x: Tensor, probability: float) -> Tensor:

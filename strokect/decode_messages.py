@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strokect.errors import ImageError
+from strokect.hounsfield import COUNTS
 from strokect.images import Picture
 
 if TYPE_CHECKING:
@@ -58,17 +59,21 @@ def receive(channel: socket.socket, until: float = math.inf, limit: int = sys.ma
     return header, _receive_exactly(channel, size, until)
 
 
-def describe_picture(picture: Picture) -> tuple[Header, NDArray[np.uint8]]:
+def describe_picture(picture: Picture) -> tuple[Header, *tuple[NDArray[np.uint8], ...]]:
     """The message of a picture; `parse_picture` is its inverse."""
-    return {"shape": picture.grey.shape, "chroma": picture.chroma}, picture.grey
+    windows = () if picture.windows is None else (picture.windows,)
+    count = sum(map(len, windows))
+    return {"shape": picture.grey.shape, "chroma": picture.chroma, "windows": count}, picture.grey, *windows
 
 
 def parse_picture(header: Header, data: bytearray) -> Picture:
-    """Inverse of `describe_picture`. The array is `data`, not a copy."""
-    (height, width), chroma = header["shape"], header["chroma"]
-    if not (all(isinstance(n, int) for n in (height, width, chroma)) and min(height, width) > 0 and 0 <= chroma <= 255):
+    """Inverse of `describe_picture`. The arrays are `data`, not copies."""
+    (height, width), chroma, count = header["shape"], header["chroma"], header["windows"]
+    numbers = all(isinstance(n, int) for n in (height, width, chroma, count))
+    if not (numbers and min(height, width) > 0 and 0 <= chroma <= 255 and count in (0, *COUNTS)):
         raise ValueError("no picture")
-    return Picture(np.frombuffer(data, np.uint8).reshape(height, width), chroma)
+    planes = np.frombuffer(data, np.uint8).reshape(1 + count, height, width)
+    return Picture(planes[0], chroma, planes[1:] if count else None)
 
 
 def describe_member(member: "Member") -> tuple[Any, ...]:
@@ -77,8 +82,8 @@ def describe_member(member: "Member") -> tuple[Any, ...]:
     known = {"number": member.number, "sha256": member.sha256, "geometry": geometry, "failed": member.error}
     if member.picture is None:
         return (known,)
-    header, grey = describe_picture(member.picture)
-    return header | known, grey
+    header, *pixels = describe_picture(member.picture)
+    return header | known, *pixels
 
 
 def parse_member(header: Header, data: bytearray) -> "Member":

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING
 
 from strokect.decode_messages import UNREADABLE, Header, describe_identity, describe_member, describe_picture, receive, send
 from strokect.errors import ImageError
+from strokect.hounsfield import Windows, windows_from_json
 from strokect.images import Picture
 
 if TYPE_CHECKING:
     from strokect.series import Member
 
-Decode = Callable[[bytes], Picture]
+Decode = Callable[[bytes, Windows], Picture]
 View = Callable[[bytes, float, float], bytes]
 ReadIdentity = Callable[[bytes], Mapping[str, bytes]]
 ReadMembers = Callable[[Sequence[bytes], Header], Iterator["Member"]]
@@ -58,7 +59,7 @@ def main(decode: Decode, view: View, read_identity: ReadIdentity, read_members: 
             elif "identity" in request:
                 send(channel, describe_identity(read_identity(bytes(data))))
             else:
-                send(channel, *describe_picture(decode(bytes(data))))
+                send(channel, *describe_picture(decode(bytes(data), windows_from_json(request["windows"]))))
         except ImageError as error:
             send(channel, {"error": [error.code, str(error)]})
         except Exception:  # MemoryError above all; the text of a library may quote the file
@@ -105,9 +106,10 @@ def _limit_cpu(timeout_s: float) -> None:
 def _read_members(files: Sequence[bytes], request: Header) -> Iterator["Member"]:
     """The members of a series from number `start` on."""
     strokect.geometry.SALT = bytes.fromhex(request["salt"])
+    windows = windows_from_json(request["windows"])
     for number, data in enumerate(unpack(files, request["max_slices"])):
         if number >= request["start"]:
-            yield read_member(number, data)
+            yield read_member(number, data, windows)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from strokect.decode_messages import UNREADABLE, Header, parse_error, parse_identity, parse_member, parse_picture, receive, send
 from strokect.errors import ImageError
 from strokect.files import sha256_bytes
+from strokect.hounsfield import BRAIN_ONLY, Windows, windows_to_json
 from strokect.images import MAX_PIXELS, Picture
 from strokect.worker_pool import LostWorkerError, WorkerPool
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 
 WORKER = "strokect.decode_worker"
-MAX_ANSWER = 2 * MAX_PIXELS  # bytes: a grey picture, or a PNG of it
+MAX_ANSWER = 4 * MAX_PIXELS  # bytes: a grey picture and three windows, or a PNG of one
 MAX_LOSSES = 3  # workers that one series may take; each costs the start of another
 
 
@@ -33,13 +34,13 @@ class DecodePool(WorkerPool):
         super().__init__(workers, [module, str(timeout_s), str(memory_mb)])
         self.timeout_s = timeout_s
 
-    def picture(self, data: bytes, deadline: float = math.inf) -> Picture:
-        """What `slices.decode` makes of the bytes of one file.
+    def picture(self, data: bytes, deadline: float = math.inf, windows: Windows = BRAIN_ONLY) -> Picture:
+        """What `slices.decode` makes of the bytes of one file and `windows`.
 
         Raises ImageError, also for a file that takes too long, too much memory or the decoder's life, and DeadlineError when the
         time of the request is over (`deadline`, time.monotonic).
         """
-        return self._ask({}, data, deadline, parse_picture)
+        return self._ask({"windows": windows_to_json(windows)}, data, deadline, parse_picture)
 
     def view(self, data: bytes, level_hu: float, width_hu: float, deadline: float = math.inf) -> bytes:
         """The PNG that `window.view_png` makes of the bytes of one file. Raises as `picture`."""
@@ -49,7 +50,7 @@ class DecodePool(WorkerPool):
         """What `identity.read_identity` finds in the bytes of one file. Raises as `picture`."""
         return self._ask({"identity": True}, data, deadline, lambda header, _: parse_identity(header))
 
-    def members(self, files: Sequence[bytes], deadline: float, max_slices: int) -> "list[Member]":
+    def members(self, files: Sequence[bytes], deadline: float, max_slices: int, windows: Windows = BRAIN_ONLY) -> "list[Member]":
         """The files of a series, each read by `series.read_member` within `timeout_s`.
 
         One that takes too long, or the decoder's life, has an error like one that is no picture. Raises ImageError when the whole
@@ -57,7 +58,8 @@ class DecodePool(WorkerPool):
         """
         files = files[: max_slices + 1]  # one too many is enough to be refused
         # One salt for all decoders that read this upload: their hashes of a UID must agree.
-        request = {"sizes": [len(data) for data in files], "max_slices": max_slices, "salt": secrets.token_hex(32)}
+        salt, sizes = secrets.token_hex(32), [len(data) for data in files]
+        request = {"sizes": sizes, "max_slices": max_slices, "salt": salt, "windows": windows_to_json(windows)}
         found: list[Member] = []
         losses, died_at = 0, -1
         while True:
@@ -97,22 +99,23 @@ class DecodePool(WorkerPool):
         """Append the members that `found` lacks. Returns what is wrong with the whole."""
         from strokect.series import MAX_SERIES_PIXELS  # here: it needs pydicom, and a single picture does not
 
-        pixels = sum(member.picture.grey.size for member in found if member.picture)
+        total = sum(member.picture.grey.size for member in found if member.picture)
         with self.borrow(deadline) as worker:
             until = self._until(deadline)
             send(worker.channel, request | {"start": len(found)}, *files, until=until)
             while True:
-                header, grey = receive(worker.channel, until, MAX_ANSWER)
+                header, pixels = receive(worker.channel, until, MAX_ANSWER)
                 if "end" in header:
                     return None
                 if "error" in header:
                     return parse_error(header["error"])
-                pixels += len(grey)
-                if pixels > MAX_SERIES_PIXELS:
-                    raise ImageError("too_large_series", f"more than {MAX_SERIES_PIXELS:,} pixels in one series")
                 if header["number"] != len(found):
                     raise ValueError("members out of order")
-                found.append(parse_member(header, grey))
+                member = parse_member(header, pixels)
+                total += member.picture.grey.size if member.picture else 0
+                if total > MAX_SERIES_PIXELS:
+                    raise ImageError("too_large_series", f"more than {MAX_SERIES_PIXELS:,} pixels in one series")
+                found.append(member)
                 until = self._until(deadline)
 
     def _until(self, deadline: float) -> float:

@@ -1,7 +1,8 @@
-"""One uncompressed CT slice in DICOM → the grey levels of the brain window.
+"""One CT slice in DICOM → the grey levels of one window or several.
 
 Order of operations: padding → rescale to HU → window → MONOCHROME1 inversion. Only the elements named in `TAGS` are read, so a
-patient's name is never parsed, and pydicom's own messages, which quote file content, are dropped.
+patient's name is never parsed, and pydicom's own messages, which quote file content, are dropped. Compressed pixels:
+`strokect.dicom_pixels`.
 """
 
 import io
@@ -17,9 +18,10 @@ from pydicom import config as pydicom_config
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag, Tag
-from pydicom.uid import UID_dictionary
 
+from strokect.dicom_pixels import Form, check_syntax, decompress
 from strokect.errors import ImageError
+from strokect.hounsfield import BRAIN, Window, apply_window, check_window
 from strokect.images import MAX_PIXELS, STRIP_PX, check_geometry
 
 # pydicom warns about odd values by quoting them, by `warnings` and in its own log; a quoted value would be a leak.
@@ -27,10 +29,9 @@ pydicom_config.settings.reading_validation_mode = pydicom_config.IGNORE
 logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"(pydicom|strokect)\b")
 
-WINDOW_LEVEL_HU, WINDOW_WIDTH_HU = 40.0, 120.0
-LEVELS_HU, WIDTHS_HU = (-1100.0, 3100.0), (1.0, 4200.0)  # about what a CT scanner measures: −1024 to 3071 HU
 IMPLICIT_LITTLE = "1.2.840.10008.1.2"
 EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
+NATIVE = (IMPLICIT_LITTLE, EXPLICIT_LITTLE)  # uncompressed
 HOUNSFIELD_TYPES = ("", "HU", "US")  # US = unspecified, which some CT scanners write
 GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOUR = ("RGB", "PALETTE COLOR", "YBR_", "HSV", "ARGB", "CMYK")  # how the colour photometric interpretations begin
@@ -43,63 +44,62 @@ TAGS = [
 ]
 
 
-def decode_dicom(data: bytes, level_hu: float = WINDOW_LEVEL_HU, width_hu: float = WINDOW_WIDTH_HU) -> NDArray[np.uint8]:
-    """DICOM bytes → (H, W) uint8 in a window, by default the brain window that the models see. Padding is black, as air is.
+def decode_dicom(data: bytes, level_hu: float = BRAIN.level_hu, width_hu: float = BRAIN.width_hu) -> NDArray[np.uint8]:
+    """DICOM bytes → (H, W) uint8 in a window, by default the brain window. Raises as `render_dicom`."""
+    return render_dicom(data, (Window(level_hu, width_hu),))[0]
 
-    Raises ImageError for anything but one uncompressed CT slice in Hounsfield units, and for a window that shows nothing.
+
+def render_dicom(data: bytes, windows: Sequence[Window]) -> NDArray[np.uint8]:
+    """DICOM bytes → (C, H, W) uint8, one picture for each of C windows. Padding is black, as air is.
+
+    Raises ImageError for anything but one CT slice in Hounsfield units, and for a window that shows nothing.
     """
-    check_window(level_hu, width_hu)
+    for window in windows:
+        check_window(window.level_hu, window.width_hu)
     try:
         dataset = read_elements(data, TAGS)
         _check_slice(dataset)
-        stored, padded = _stored_values(dataset)
+        stored, padded = _stored_values(dataset, transfer_syntax(data))
         slope, intercept = _rescale(dataset)
-        grey = np.empty(stored.shape, np.uint8)
+        grey = np.empty((len(windows), *stored.shape), np.uint8)
         rows = max(1, STRIP_PX // stored.shape[1])
         for strip in (slice(top, top + rows) for top in range(0, len(stored), rows)):
-            grey[strip] = apply_window(stored[strip].astype(np.float32) * slope + intercept, level_hu, width_hu)
+            hu = stored[strip].astype(np.float32) * slope + intercept
+            for plane, window in zip(grey, windows, strict=True):
+                plane[strip] = apply_window(hu, window.level_hu, window.width_hu)
         if element_text(dataset, "PhotometricInterpretation") == "MONOCHROME1":
-            grey = 255 - grey
+            np.subtract(255, grey, out=grey)
     except ImageError:
         raise
     except Exception:  # hostile files raise anything, RecursionError included
         raise ImageError("unreadable_dicom", "not a readable DICOM file (damaged, truncated or malformed)") from None
-    grey[padded] = 0
+    grey[:, padded] = 0
     return grey
-
-
-def check_window(level_hu: float, width_hu: float) -> None:
-    """Raise ImageError unless level and width are numbers within LEVELS_HU and WIDTHS_HU."""
-    for name, value, (low, high) in (("level", level_hu, LEVELS_HU), ("width", width_hu, WIDTHS_HU)):
-        if not (math.isfinite(value) and low <= value <= high):
-            raise ImageError("bad_window", f"the window's {name} must be from {low:g} to {high:g} HU")
-
-
-def apply_window(hu: NDArray[np.floating[Any]], level_hu: float, width_hu: float) -> NDArray[np.uint8]:
-    """Hounsfield units of any shape → grey levels: level − width/2 and below is 0, level + width/2 and above is 255."""
-    scaled = (hu - (level_hu - width_hu / 2)) * (255.0 / width_hu)
-    return np.rint(np.clip(scaled, 0.0, 255.0)).astype(np.uint8)
 
 
 def read_elements(data: bytes, names: Sequence[str]) -> Dataset:
     """The elements of these names. Never inflates: `dcmread` would decompress a deflated file before anything can be checked.
 
-    Raises ImageError for a compressed file, and whatever pydicom raises for a malformed one.
+    Raises ImageError for a transfer syntax whose pixels could not be read, and whatever pydicom raises for a malformed file.
     """
+    syntax, stream = _open(data)
+    if syntax not in NATIVE:
+        check_syntax(syntax)
+    return read_dataset(stream, syntax == IMPLICIT_LITTLE, True, specific_tags=[Tag(name) for name in names])
+
+
+def transfer_syntax(data: bytes) -> str:
+    """The UID of how the file's pixels are stored, "" where it does not say."""
+    return _open(data)[0]
+
+
+def _open(data: bytes) -> tuple[str, io.BytesIO]:
+    """(transfer syntax, the file read up to the end of its meta information)."""
     stream = io.BytesIO(data)
     stream.seek(132)
     wanted: list[BaseTag | int] = [Tag("TransferSyntaxUID")]
     meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag.group != 2, specific_tags=wanted)
-    syntax = str(meta.get("TransferSyntaxUID", ""))
-    if syntax not in (IMPLICIT_LITTLE, EXPLICIT_LITTLE):
-        # The name comes from pydicom's dictionary, so text from the file is never echoed.
-        name = UID_dictionary.get(syntax, ("an unknown transfer syntax",))[0]
-        raise ImageError(
-            "unsupported_transfer_syntax",
-            f"stored as {name}; only uncompressed little endian is read. Support for JPEG Lossless and other compressed DICOM is "
-            "not installed: convert the file to uncompressed (for example `dcmdjpeg` or `gdcmconv --raw`)",
-        )
-    return read_dataset(stream, syntax == IMPLICIT_LITTLE, True, specific_tags=[Tag(name) for name in names])
+    return str(meta.get("TransferSyntaxUID", "")), stream
 
 
 def element_text(dataset: Dataset, name: str) -> str:
@@ -160,7 +160,7 @@ def _check_slice(dataset: Dataset) -> None:
         raise ImageError("missing_pixel_data", "the DICOM file holds no pixel data")
 
 
-def _stored_values(dataset: Dataset) -> tuple[NDArray[np.integer[Any]], NDArray[np.bool_]]:
+def _stored_values(dataset: Dataset, syntax: str) -> tuple[NDArray[np.integer[Any]], NDArray[np.bool_]]:
     """Stored values (H, W) before rescaling, and where they are padding."""
     allocated, signed = int(dataset.BitsAllocated), int(dataset.PixelRepresentation) == 1
     stored_bits = int(dataset.get("BitsStored") or allocated)
@@ -168,8 +168,10 @@ def _stored_values(dataset: Dataset) -> tuple[NDArray[np.integer[Any]], NDArray[
     if allocated not in (8, 16) or not 1 <= stored_bits <= high_bit + 1 <= allocated:
         raise ImageError("unsupported_pixel_format", "only 8- and 16-bit DICOM pixels are read")
     shape = (int(dataset.Rows), int(dataset.Columns))
-    expected = shape[0] * shape[1] * allocated // 8
-    data = dataset.PixelData
+    form = Form(*shape, allocated, signed)
+    data, expected = dataset.PixelData, form.bytes
+    if syntax not in NATIVE:
+        data = decompress(data, syntax, form)
     if not expected <= len(data) <= expected + 1:  # DICOM pads to an even length
         raise ImageError("truncated_pixel_data", f"{len(data):,} bytes of pixel data where {expected:,} belong")
     words = np.frombuffer(data, f"<u{allocated // 8}", count=shape[0] * shape[1]).reshape(shape)

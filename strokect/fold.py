@@ -160,6 +160,7 @@ def make_sidecar(
         "weights_sha256": weights_sha256(model),
         "image_size": cohort["image_size"],
         "channels": cohort["channels"],
+        "windows": cohort["windows"],
         **describe_network(net),
         "classes": CLASSES,
         "target": cohort["target"],

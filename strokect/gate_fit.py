@@ -14,6 +14,7 @@ from strokect.calibration import Calibrator
 from strokect.engine import FoldModel, FoldScores, score_slices
 from strokect.feature_gate import SCORES, Statistics, fit_statistics, score_by
 from strokect.gate import Gate, Standard
+from strokect.hounsfield import windows_from_json
 from strokect.manifest import Prepared
 from strokect.params import SafetyParams
 from strokect.proxies import choose_score, proxy_outliers
@@ -51,7 +52,13 @@ def fit_gates(prepared: Prepared, split: pd.DataFrame, folds: Sequence[int], par
         model, training = FoldModel(EXPORTS / str(fold)), training_rows(split, fold)
         rows, held_out = read_oof(fold)
         rng = np.random.default_rng([params.seed, fold])
-        kinds = proxy_outliers(prepared.images[rows], rng, params.proxies_per_kind, with_phantom=not prepared.cohort["synthetic"])
+        kinds = proxy_outliers(
+            prepared.images[rows],
+            rng,
+            params.proxies_per_kind,
+            with_phantom=not prepared.cohort["synthetic"],
+            windows=windows_from_json(prepared.cohort["windows"]),
+        )
         total = len(training) + sum(map(len, kinds.values()))
         with tqdm(total=total, desc=f"safety: gate of fold {fold}", unit="slice", mininterval=1) as bar:
             statistics = statistics_of(model, prepared, training, bar.update)

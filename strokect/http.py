@@ -36,7 +36,7 @@ CODES = {
 # Of an ImageError by its code; every other one is 422.
 IMAGE_STATUS = dict.fromkeys(("empty_file", "bad_window"), 400)
 IMAGE_STATUS |= dict.fromkeys(("too_many_pixels", "too_many_slices", "too_large_series"), 413)
-IMAGE_STATUS |= dict.fromkeys(("unknown_format", "unsupported_transfer_syntax", "not_dicom"), 415)
+IMAGE_STATUS |= dict.fromkeys(("unknown_format", "unsupported_transfer_syntax", "not_dicom", "needs_hounsfield"), 415)
 
 
 @dataclass

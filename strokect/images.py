@@ -26,14 +26,21 @@ SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded file. `grey` is (H, W) uint8 at the file's own resolution.
+    """A decoded file. `grey` is (H, W) uint8 at the file's own resolution, in the brain window 40/120.
 
     `chroma` is the largest difference between the colour channels of any pixel, 0..255, and 0 for files without colour; above
-    GREY_TOLERANCE the picture is in colour, and `grey` its luma.
+    GREY_TOLERANCE the picture is in colour, and `grey` its luma. `windows` (C, H, W) uint8 are those that the models see; None
+    where they see `grey`. Pixel checks and people look at `grey` in any case.
     """
 
     grey: NDArray[np.uint8]
     chroma: int
+    windows: NDArray[np.uint8] | None = None
+
+    @property
+    def planes(self) -> NDArray[np.uint8]:
+        """(C, H, W) uint8: what the models see."""
+        return self.grey[None] if self.windows is None else self.windows
 
 
 def decode_picture(data: bytes) -> Picture:

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from strokect.calibration import Calibrator
 from strokect.engine import Engine, FoldModel, available_cores
-from strokect.errors import ReleaseError
+from strokect.errors import NoResultError, ReleaseError
 from strokect.files import sha256_file
 from strokect.gate import Gate, load_gate
+from strokect.hounsfield import windows_of
 from strokect.pixel_checks import find_flags, measure
 from strokect.policy import Evidence, Policy, read_policy
-from strokect.slices import Picture, resize_slice
+from strokect.slices import Picture, resize_planes
 from strokect.texture import TEXTURE
 from strokect.uncertainty import dropout_masks, mc_std, sample_logits
 
@@ -49,6 +50,7 @@ class Judge:
     ):
         """`models` and `gates` in the order of `policy.models`."""
         self.engine = Engine(models, views, workers)
+        self.windows = windows_of(self.engine.models[0].sidecar)  # `slices.decode` takes them
         self.calibrator = calibrator
         self.gates = tuple(gates)
         self.policy = policy
@@ -56,9 +58,14 @@ class Judge:
     def examine(self, picture: Picture, sha256: str, deadline: float = float("inf")) -> Examination:
         """Examine a decoded picture; `sha256` is that of its bytes and seeds the dropout masks.
 
-        Raises DeadlineError after `deadline` (time.monotonic). The numbers may be anything: `Policy.decide` checks them.
+        The models see its windows; the pixel checks see the brain window, for which their limits are, at the file's resolution.
+
+        Raises DeadlineError after `deadline` (time.monotonic), and NoResultError for a picture decoded for other windows. The
+        numbers may be anything: `Policy.decide` checks them.
         """
-        passes = self.engine.run(resize_slice(picture.grey, self.engine.models[0].sidecar["image_size"]), deadline)
+        if len(picture.planes) != len(self.windows):
+            raise NoResultError(f"a picture in {len(picture.planes)} windows for models that see {len(self.windows)}")
+        passes = self.engine.run(resize_planes(picture.planes, self.engine.models[0].sidecar["image_size"]), deadline)
         logits = passes.logits.astype(np.float64).mean(axis=1)  # (folds,)
         sampled = self._sample(passes.features, sha256)
         evidence = Evidence(

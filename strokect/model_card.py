@@ -8,6 +8,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from strokect.hounsfield import BRAIN_ONLY, in_words, windows_of
 from strokect.intended_use import INTENDED_USE, OUT_OF_SCOPE
 from strokect.reporting import FIGURES, figure_text
 
@@ -68,16 +69,12 @@ def _details(sidecar: dict[str, Any], point: dict[str, Any]) -> list[str]:
     return [
         f"- **Target (what a positive means):** {sidecar['target']}",
         f"- **Model type:** {sidecar.get('backbone')} at {sidecar['image_size']} px, models {models} averaged after calibration",
-        f"- **Input:** one axial slice, {_channels(sidecar)}",
+        f"- **Input:** one axial slice; the models see the window {in_words(windows_of(sidecar))} (level/width in HU), "
+        f"pixel checks and people {in_words(BRAIN_ONLY)}",
         f"- **Developed by:** {AUTHOR}",
         f"- **Licence of the weights:** {AUTHOR}",
         f"- **Started from:** {sidecar.get('weights')} weights",
     ]
-
-
-def _channels(sidecar: dict[str, Any]) -> str:
-    count = int(sidecar.get("channels", 1))
-    return "one window in grey" if count == 1 else f"{count} windows as channels"
 
 
 def _uses() -> list[str]:

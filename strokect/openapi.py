@@ -24,7 +24,8 @@ Classifies brain CT slices. **Research software, not a medical device**: it must
 `normal` answer does not rule out a stroke. What `stroke` means depends on the labels that the model learned: read `target` in
 every answer and `intended_use` of GET /model.
 
-Pictures are PNG or JPEG (8-bit grey, brain window) or DICOM, as a file part of a multipart body. URLs are never fetched. The same
+Pictures are PNG or JPEG (8-bit grey, brain window) or DICOM, as a file part of a multipart body. URLs are never fetched. A model
+of other windows than the brain window (`windows_hu` of GET /model) takes DICOM only (415, code `needs_hounsfield`). The same
 bytes get the same answer in every field but `request_id` and `latency_ms`. Every error is `{"error": {"code", "message",
 "request_id"}}`, that of an unknown address (404) and of a method that an address does not take (405) as well. After 429, wait for
 the seconds of `Retry-After`.

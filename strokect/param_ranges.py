@@ -5,13 +5,24 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from strokect.errors import ParamsError
+from strokect.errors import ImageError, ParamsError
+from strokect.hounsfield import BRAIN_ONLY, COUNTS, LEVELS_HU, WIDTHS_HU, Window, check_window, in_words
 from strokect.reader_params import reader_rules
 from strokect.run_params import run_rules
 from strokect.thresholds import parse_goal
 
 if TYPE_CHECKING:
     from strokect.params import Params
+
+EIGHT_BIT = ("kaggle_ct_ich", "teknofest")  # sources of pictures, without Hounsfield units
+
+
+def _is_window(window: Window) -> bool:
+    try:
+        check_window(window.level_hu, window.width_hu)
+    except ImageError:
+        return False
+    return True
 
 
 def check_ranges(params: Params, file: str) -> None:
@@ -25,6 +36,14 @@ def check_ranges(params: Params, file: str) -> None:
             48 <= p.data.image_size <= 1024,
             "data.image_size",
             "between 48 and 1024: smaller, a batch of one slice leaves BatchNorm a single value",
+        ),
+        (len(p.data.windows) in COUNTS, "data.windows", "a list of one window or of three"),
+        (all(map(_is_window, p.data.windows)), "data.windows", f"of levels in {LEVELS_HU} and widths in {WIDTHS_HU} HU"),
+        (
+            p.data.windows == BRAIN_ONLY or p.data.source not in EIGHT_BIT,
+            "data.windows",
+            f"the one window {in_words(BRAIN_ONLY)} with data.source {p.data.source}: 8-bit pictures have it baked in, and no "
+            "Hounsfield units to make another of; DICOM has",
         ),
         (p.data.max_unreadable >= 0, "data.max_unreadable", "0 or more"),
         (p.data.phantom.patients >= 1, "data.phantom.patients", "1 or more"),
@@ -51,6 +70,11 @@ def check_ranges(params: Params, file: str) -> None:
         (0 <= p.train.augment.bleeds <= 1, "train.augment.bleeds", "between 0 and 1"),
         (p.train.mixup_alpha >= 0, "train.mixup_alpha", "0 or more"),
         (0 < p.train.layer_decay <= 1, "train.layer_decay", "above 0 and at most 1"),
+        (
+            p.train.augment.bleeds == 0 or p.data.windows == BRAIN_ONLY,
+            "train.augment.bleeds",
+            f"0 unless data.windows is the one window {in_words(BRAIN_ONLY)}, whose grey levels it paints",
+        ),
         (p.train.clip_norm > 0, "train.clip_norm", "above 0"),
         (1 <= p.hnm.mine_epoch <= p.train.epochs, "hnm.mine_epoch", "between 1 and train.epochs"),
         (0 <= p.hnm.negative_fraction <= 1, "hnm.negative_fraction", "between 0 and 1"),

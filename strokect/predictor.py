@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from strokect.answers import LeftOut, OutOfDistribution, Prediction, SeriesPrediction, SliceAnswer, Uncertainty
 from strokect.errors import DeadlineError
 from strokect.files import sha256_bytes
+from strokect.hounsfield import windows_to_json
 from strokect.judge import Examination
 from strokect.operating_point import series_probability
 from strokect.policy import Decision, Evidence
@@ -31,6 +32,7 @@ class Predictor:
 
     def __init__(self, folder: Path | str):
         self.release = load_release(folder)
+        self.windows = self.release.judge.windows  # what `slices.decode` and decoders have to make of a file
 
     def predict(
         self, data: bytes, request_id: str = "", deadline: float = float("inf"), picture: Picture | None = None
@@ -48,7 +50,7 @@ class Predictor:
         """`predict`, and the class activation map (h, w) of the same examination. A rejected picture's map means nothing."""
         start = time.perf_counter()
         sha256, policy = sha256_bytes(data), self.release.policy
-        examination = self.release.judge.examine(decode(data) if picture is None else picture, sha256, deadline)
+        examination = self.release.judge.examine(picture or decode(data, self.windows), sha256, deadline)
         decision = policy.decide(examination.evidence)
         prediction = Prediction(
             request_id=request_id,
@@ -165,6 +167,7 @@ class Predictor:
             "precision": release.sidecar.get("precision", "fp32"),
             "views": list(point.views),
             "image_size": release.sidecar["image_size"],
+            "windows_hu": windows_to_json(self.windows),
             "calibration": point.calibrator.to_json(),
             "thresholds": {"slice": point.slice, "patient": point.patient},
             "policy": release.policy.to_json(),

@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from strokect.dicom import WINDOW_LEVEL_HU, WINDOW_WIDTH_HU, apply_window
 from strokect.errors import DataError, ImageError, NotInstalledError
 from strokect.files import sha256_bytes
 from strokect.params import DataParams, NiftiParams
-from strokect.slices import Picture, check_aspect, resize_slice
+from strokect.slices import Picture, check_aspect, picture_of_hu, resize_planes
 from strokect.sources import Pixels, Row, Source, files_below, natural, patient_pattern
 from strokect.tables import OPTIONAL, TableRows, by_key, extra_columns, label_of, read_table
 
@@ -115,17 +114,17 @@ def _rows(found: list[Found]) -> tuple[list[Row], dict[str, tuple[Volume, int]]]
 
 
 def _readers(params: DataParams, places: dict[str, tuple[Volume, int]]) -> tuple[Any, Any]:
-    """`Source.read` and `Source.picture`: the brain window of a slice."""
+    """`Source.read` and `Source.picture`: a slice in the windows of `data.windows`."""
     held = Volumes()
 
-    def windowed(row: Row) -> tuple[NDArray[np.uint8], str]:
+    def windowed(row: Row) -> tuple[Picture, str]:
         hu = held.slice_hu(*places[row.file])
-        return apply_window(hu, WINDOW_LEVEL_HU, WINDOW_WIDTH_HU), sha256_bytes(hu.tobytes())
+        return picture_of_hu(hu, params.windows), sha256_bytes(hu.tobytes())
 
     def read(row: Row) -> Pixels:
-        grey, sha256 = windowed(row)
-        height, width = grey.shape
+        picture, sha256 = windowed(row)
+        height, width = picture.grey.shape
         check_aspect(width, height)
-        return Pixels(resize_slice(grey, params.image_size), sha256, width, height)
+        return Pixels(resize_planes(picture.planes, params.image_size), sha256, width, height)
 
-    return read, lambda row: Picture(windowed(row)[0], 0)
+    return read, lambda row: windowed(row)[0]

@@ -3,7 +3,7 @@
     folds/<name>/{model.onnx, head.npz, model.json}   the models that ship: folds 0 … 4, or one student
     operating_point.json                              calibration, views, thresholds
     safety/policy.json, safety/gates/<name>.npz       limits of the pixel checks, feature gate of each model, refer band
-    self_test/{slice.png, expected.json}              a synthetic slice and what this release says about it
+    self_test/{slice.png or .dcm, expected.json}      a synthetic slice and what this release says about it
     metrics.json, safety.json, audit.json             what is known about the model
     model_card.md                                     the same for people
     manifest.json                                     {"schema", "version", "created_from", "files": {path: sha256}}
@@ -23,6 +23,7 @@ from strokect.calibration import Calibrator
 from strokect.engine import FoldModel, check_views
 from strokect.errors import DataError, ReleaseError
 from strokect.files import read_json, sha256_file
+from strokect.hounsfield import windows_of
 from strokect.judge import Judge, load_judge
 from strokect.policy import Policy
 from strokect.self_test import check_self_test
@@ -33,7 +34,7 @@ SCHEMA = 2
 OPERATING_POINT_SCHEMA = 2
 REBUILD = "run `dvc repro build_bento` to write the release again"
 # Folds that differ in one of these were not trained for the same question on the same data.
-SHARED_KEYS = ("image_size", "channels", "target", "classes", "split_sha256", "data_sha256")
+SHARED_KEYS = ("image_size", "channels", "windows", "target", "classes", "split_sha256", "data_sha256")
 
 
 @dataclass(frozen=True)
@@ -176,8 +177,7 @@ def _check_agreement(names: Sequence[str], models: Sequence[FoldModel]) -> None:
         for key in SHARED_KEYS:
             if model.sidecar.get(key) != first.get(key):
                 raise ReleaseError(f"folds/{name}/model.json: {key} differs from fold {names[0]}'s: run `dvc repro export`")
-    if first["channels"] != 1:
-        raise ReleaseError(f"folds/{names[0]}/model.json: {first['channels']} channels; the service reads one grey channel")
+    windows_of(first, f"folds/{names[0]}/model.json")
 
 
 def release_files(folder: Path) -> list[str]:

@@ -7,8 +7,9 @@ from typing import Any
 
 from strokect.errors import ReleaseError
 from strokect.files import atomic_folder, sha256_file, write_json
+from strokect.hounsfield import windows_of
 from strokect.release import SCHEMA, load_release, open_release, release_files, version_of
-from strokect.self_test import self_test_answer
+from strokect.self_test import self_test_answer, slice_name
 from strokect.sidecar import read_sidecar
 
 MODEL_FILES = ("model.onnx", "head.npz", "model.json")
@@ -27,12 +28,13 @@ ORIGIN_KEYS = (
 
 
 def write_release(
-    target: Path | str, models: Mapping[str, Path], gates: Path, files: Mapping[str, Path], card: str, slice_png: bytes
+    target: Path | str, models: Mapping[str, Path], gates: Path, files: Mapping[str, Path], card: str, test_slice: bytes
 ) -> str:
     """Write a release and return its version; the same content gives the same version.
 
     `models` maps the names in the operating point to exported folders, `gates` holds <name>.npz for each, `files` maps paths
-    inside the release to files, `slice_png` is the synthetic slice of the self-test. The new folder is loaded before it replaces
+    inside the release to files, `test_slice` is the synthetic slice of the self-test, a file of the kind that
+    `self_test.slice_name` says. The new folder is loaded before it replaces
     the old one, so a release that cannot be served is never left behind.
     """
     if not models:
@@ -46,8 +48,8 @@ def write_release(
             _copy(source, folder / path)
         (folder / "model_card.md").write_text(card, encoding="utf-8")
         (folder / "self_test").mkdir()
-        (folder / "self_test" / "slice.png").write_bytes(slice_png)
         origin = read_sidecar(next(iter(models.values())))
+        (folder / "self_test" / slice_name(windows_of(origin))).write_bytes(test_slice)
         _seal(folder, origin)
         write_json(folder / "self_test" / "expected.json", self_test_answer(folder / "self_test", open_release(folder).judge))
         version = _seal(folder, origin)

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from strokect.abstention import account, combine
 from strokect.errors import ImageError, NoResultError
 from strokect.files import sha256_bytes
+from strokect.hounsfield import BRAIN_ONLY
 from strokect.judge import Judge
 from strokect.params import SafetyParams
 from strokect.pixel_checks import CHECKS
@@ -41,6 +42,10 @@ NOTES = [
     "Intervals of reject rates take pictures as independent, though crops of one photograph and slices of one patient are not.",
     "The measure of uncertainty was chosen on the slices it is reported on.",
 ]
+AS_CT_SLICES = (
+    "These models see windows of Hounsfield units, so the service refuses every PNG and JPEG. Here grey ones were judged as CT "
+    "slices that look like them in the brain window, black as air, white as bone; coloured ones are refused, as in the service."
+)
 UNREADABLE, NO_RESULT = "unreadable", "no_result"
 POSITIONS = ("lowest third", "middle third", "highest third")
 
@@ -54,7 +59,7 @@ def judge_outliers(judge: Judge, pictures: Sequence[bytes]) -> tuple[Floats, lis
     scores, objections = np.full(len(pictures), np.nan), []
     for i, data in enumerate(pictures):
         try:
-            evidence = judge.examine(decode(data), sha256_bytes(data)).evidence
+            evidence = judge.examine(decode(data, judge.windows), sha256_bytes(data)).evidence
         except ImageError:
             objections.append([UNREADABLE])
             continue
@@ -185,7 +190,7 @@ def safety_metrics(
             scored.labels, combine(scored.decision, fitted.rejected, fitted.referred), scored.patients, **resampling
         ),
         "reference": reference(scored, heads, fitted.referred, policy, params.refer_rate, **resampling),
-        "notes": NOTES,
+        "notes": NOTES if judge.windows == BRAIN_ONLY else [*NOTES, AS_CT_SLICES],
     }
 
 

@@ -14,6 +14,7 @@ from strokect.archive import MAX_SERIES_BYTES, Unreadable, is_side_file, unpack
 from strokect.errors import ImageError
 from strokect.files import sha256_bytes
 from strokect.geometry import SAME_POSITION_MM, SAME_TILT_DEG, Geometry, has_gap, has_number_gap, read_geometry
+from strokect.hounsfield import BRAIN_ONLY, Windows
 from strokect.slices import Picture, decode, is_dicom
 
 MAX_SLICE_PIXELS = 2**20  # 1024 × 1024: with 400 slices decoded at once, /predict's own cap would be 13 GB
@@ -30,7 +31,8 @@ LEFT_OUT = {
 }
 UNRECOGNISED = "unrecognised", "neither PNG nor JPEG nor DICOM, but it may have been a slice: it is no text, document or program"
 # What may be missing without a doubt about the series: none of these is one of its slices that nobody looked at.
-HARMLESS = {"duplicate", "other_series", "picture_among_dicom", "localiser", "unknown_format", "no_slice", "dicomdir"}
+HARMLESS = {"duplicate", "other_series", "localiser", "unknown_format", "no_slice", "dicomdir"}
+HARMLESS |= {"picture_among_dicom", "needs_hounsfield"}  # pictures beside DICOM slices; without any, nothing is left to judge
 
 
 @dataclass(frozen=True)
@@ -55,19 +57,21 @@ class Arranged:
     several: bool  # not all DICOM files are of one study of one patient
 
 
-def read_series(files: Sequence[bytes], max_slices: int, max_bytes: int = MAX_SERIES_BYTES) -> list[Member]:
+def read_series(
+    files: Sequence[bytes], max_slices: int, max_bytes: int = MAX_SERIES_BYTES, windows: Windows = BRAIN_ONLY
+) -> list[Member]:
     """Every file of an upload, decoded. Raises ImageError when the whole breaks a cap (see `unpack`)."""
     members: list[Member] = []
     pixels = 0
     for number, data in enumerate(unpack(files, max_slices, max_bytes)):
-        members.append(read_member(number, data))
+        members.append(read_member(number, data, windows))
         pixels += members[-1].picture.grey.size if members[-1].picture else 0
         if pixels > MAX_SERIES_PIXELS:
             raise ImageError("too_large_series", f"more than {MAX_SERIES_PIXELS:,} pixels in one series")
     return members
 
 
-def read_member(number: int, data: bytes | Unreadable) -> Member:
+def read_member(number: int, data: bytes | Unreadable, windows: Windows = BRAIN_ONLY) -> Member:
     """Decode one file of an upload and read where it lies. Never raises: what is wrong with it is in `error`."""
     if isinstance(data, Unreadable):
         return Member(number, data.sha256, None, None, (data.code, data.message))
@@ -75,7 +79,7 @@ def read_member(number: int, data: bytes | Unreadable) -> Member:
     geometry: Geometry | None = None
     try:
         geometry = read_geometry(data) if is_dicom(data) else None
-        picture = decode(data)
+        picture = decode(data, windows)
         height, width = picture.grey.shape
         if height * width > MAX_SLICE_PIXELS:
             raise ImageError("too_many_pixels", f"{width}×{height} pixels; at most {MAX_SLICE_PIXELS:,} in a series")
@@ -197,5 +201,5 @@ def _drop_same_place(sorting: _Sorting) -> None:
             below = member
             continue
         assert below.picture is not None and member.picture is not None  # they are kept
-        same = np.array_equal(below.picture.grey, member.picture.grey)
+        same = np.array_equal(below.picture.planes, member.picture.planes)
         sorting.drop("duplicate" if same else "same_position", [member])

@@ -123,10 +123,10 @@ def file_readers(params: DataParams, path_of: Callable[[Row], Path]) -> tuple[Ca
 
     def read(row: Row) -> Pixels:
         data = data_of(row)
-        loaded = load_slice(data, params.image_size)
+        loaded = load_slice(data, params.image_size, params.windows)
         return Pixels(loaded.pixels, sha256_bytes(data), loaded.width, loaded.height)
 
-    return read, lambda row: decode(data_of(row))
+    return read, lambda row: decode(data_of(row), params.windows)
 
 
 def files_below(root: Path, folder: str = "") -> tuple[list[str], list[tuple[str, str]]]:

@@ -87,7 +87,7 @@ class WandbTracker(Tracker):
 
     def slices(self, name: str, make: Callable[[], NDArray[np.uint8]]) -> None:
         if self.params.log_images:
-            self._tell(lambda wandb: self.run.log({name: [wandb.Image(picture[0], mode="L") for picture in make()]}))
+            self._tell(lambda wandb: self.run.log({name: [wandb.Image(np.hstack(picture), mode="L") for picture in make()]}))
 
     def artifact(self, name: str, kind: str, files: Mapping[str, Path], metadata: Mapping[str, Any]) -> None:
         def send(wandb: Any) -> None:

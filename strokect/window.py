@@ -1,12 +1,13 @@
-"""A slice as a grey picture for people, in the window that they ask for. The models see the brain window and no other."""
+"""A slice as a grey picture for people, in the window that they ask for. What the models see is their own affair."""
 
 import io
 from collections.abc import Mapping
 
 from PIL import Image
 
-from strokect.dicom import WINDOW_LEVEL_HU, WINDOW_WIDTH_HU, check_window, decode_dicom
+from strokect.dicom import decode_dicom
 from strokect.errors import ImageError
+from strokect.hounsfield import BRAIN, check_window
 from strokect.images import decode_picture
 from strokect.slices import is_dicom
 
@@ -14,7 +15,7 @@ from strokect.slices import is_dicom
 def window_of(query: Mapping[str, str]) -> tuple[float, float]:
     """Level and width in HU as a query gives them, else the brain window. Raises ImageError `bad_window`."""
     try:
-        level, width = float(query.get("level", WINDOW_LEVEL_HU)), float(query.get("width", WINDOW_WIDTH_HU))
+        level, width = float(query.get("level", BRAIN.level_hu)), float(query.get("width", BRAIN.width_hu))
     except ValueError:
         raise ImageError("bad_window", "the window's level and width must be numbers, in HU") from None
     check_window(level, width)

@@ -12,6 +12,7 @@ import numpy as np
 
 from strokect.decode_messages import Header
 from strokect.decode_worker import main
+from strokect.hounsfield import BRAIN_ONLY, Windows
 from strokect.images import Picture
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 SECRET = "Mustermann^Erika"
 
 
-def decode(data: bytes) -> Picture:
+def decode(data: bytes, windows: Windows = BRAIN_ONLY) -> Picture:
     """b"WORD ARGUMENT": behave that way; anything else is a picture of its length in rows."""
     word, _, argument = data.decode().partition(" ")
     match word:

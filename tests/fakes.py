@@ -15,9 +15,11 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from strokect.calibration import Calibrator
+from strokect.ct_slice import ct_slice
 from strokect.feature_gate import fit_statistics
 from strokect.files import sha256_file, write_json
 from strokect.gate import Gate, Standard, save_gate
+from strokect.hounsfield import BRAIN_ONLY, Window, Windows, windows_to_json
 from strokect.judge import model_hashes
 from strokect.pixel_checks import CHECKS, Limit
 from strokect.policy import Policy
@@ -32,20 +34,22 @@ REFERENCE = {  # of a CT slice that others can refer to
     "StudyInstanceUID": "1.2.4",
 }
 SIZE, FEATURES, STAGES = 32, 6, 4
+COMPRESSED = ("1.2.840.10008.1.2.5", *(f"1.2.840.10008.1.2.4.{n}" for n in (57, 70, 80, 90)))
+THREE: Windows = (Window(40, 80), Window(80, 200), Window(40, 40))
 TARGET = "intracranial haemorrhage on this slice"
 
 
-def fake_graph(path: Path, seed: int, size: int = SIZE, features: int = FEATURES, work: int = 0) -> None:
-    """Grey levels (1, 1, S, S) → average pooling, fixed 1×1 convolution, position weights → map (1, F, 4, 4), features (1, F).
+def fake_graph(path: Path, seed: int, size: int = SIZE, features: int = FEATURES, work: int = 0, channels: int = 1) -> None:
+    """Grey levels (1, C, S, S) → average pooling, fixed 1×1 convolution, position weights → map (1, F, 4, 4), features (1, F).
 
     Stages (1, STAGES): the pooled picture by another convolution, averaged. `work`: so many matrix products of 3.5 GFLOP, which
     change nothing, so that a pass takes its time.
     """
     rng = np.random.default_rng(seed)
     constants = {
-        "kernel": rng.normal(size=(features, 1, 1, 1)) / 255,
+        "kernel": rng.normal(size=(features, channels, 1, 1)) / 255,
         "place": rng.uniform(0.5, 1.5, size=(1, 1, 4, 4)),  # breaks the symmetry, so that a mirror view differs
-        "stem": rng.normal(size=(STAGES, 1, 1, 1)) / 255,
+        "stem": rng.normal(size=(STAGES, channels, 1, 1)) / 255,
     }
     nodes = [
         helper.make_node("AveragePool", ["image"], ["pooled"], kernel_shape=[size // 4] * 2, strides=[size // 4] * 2),
@@ -68,7 +72,7 @@ def fake_graph(path: Path, seed: int, size: int = SIZE, features: int = FEATURES
     graph = helper.make_graph(
         nodes,
         "fake",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 1, size, size])],
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, channels, size, size])],
         [
             helper.make_tensor_value_info("features", TensorProto.FLOAT, [1, features]),
             helper.make_tensor_value_info("map", TensorProto.FLOAT, [1, features, 4, 4]),
@@ -82,7 +86,7 @@ def fake_graph(path: Path, seed: int, size: int = SIZE, features: int = FEATURES
 def fake_export(folder: Path, fold: int, work: int = 0, **changes: Any) -> Path:
     """One exported fold; `changes` override keys of its model.json."""
     folder.mkdir(parents=True)
-    fake_graph(folder / "model.onnx", seed=fold, work=work)
+    fake_graph(folder / "model.onnx", seed=fold, work=work, channels=changes.get("channels", 1))
     weight = np.random.default_rng(100 + fold).normal(size=FEATURES).astype(np.float32)
     np.savez(folder / "head.npz", weight=weight, bias=np.float32(0.1 * fold), dropout=np.float32(0.2))
     sidecar = {
@@ -154,10 +158,16 @@ def fake_safety(folder: Path, exports: dict[str, Path], policy: Policy) -> None:
 
 
 def fake_inputs(
-    folder: Path, folds: int = 2, policy: dict[str, Any] | None = None, work: int = 0, **point_changes: Any
+    folder: Path,
+    folds: int = 2,
+    policy: dict[str, Any] | None = None,
+    work: int = 0,
+    windows: Windows = BRAIN_ONLY,
+    **point_changes: Any,
 ) -> dict[str, Any]:
     """The keyword arguments of `write_release` after its target; `policy` and `point_changes` override keys of the two files."""
-    exports = {str(k): fake_export(folder / "export" / str(k), k, work) for k in range(folds)}
+    seen = {"channels": len(windows), "windows": windows_to_json(windows)}
+    exports = {str(k): fake_export(folder / "export" / str(k), k, work, **seen) for k in range(folds)}
     point = {
         "schema": 2,
         "calibration": Calibrator("affine", 0.8, -0.1).to_json(),
@@ -190,13 +200,13 @@ def fake_inputs(
         "gates": folder / "safety" / "gates",
         "files": files,
         "card": "# Model card",
-        "slice_png": encode(grey_slice()),
+        "test_slice": encode(grey_slice()) if len(windows) == 1 else ct_slice(slice_hu()),
     }
 
 
-def fake_release(folder: Path, folds: int = 2, policy: dict[str, Any] | None = None, work: int = 0, **point_changes: Any) -> Path:
-    """A complete release under `folder`; with `work`, a slow one (see `fake_graph`)."""
-    write_release(folder / "release", **fake_inputs(folder / "inputs", folds, policy, work, **point_changes))
+def fake_release(folder: Path, folds: int = 2, policy: dict[str, Any] | None = None, work: int = 0, **changes: Any) -> Path:
+    """A complete release under `folder`; with `work`, a slow one (see `fake_graph`). `changes` as in `fake_inputs`."""
+    write_release(folder / "release", **fake_inputs(folder / "inputs", folds, policy, work, **changes))
     return folder / "release"
 
 
@@ -223,6 +233,12 @@ def grey_slice(size: int = 64, seed: int = 0) -> np.ndarray:
     radius = np.hypot(x, y)
     noise = np.random.default_rng(seed).integers(80, 140, (size, size))
     return np.where(radius < 0.7, noise, np.where(radius < 0.8, 255, 0)).astype(np.uint8)
+
+
+def slice_hu(size: int = 64, seed: int = 0) -> np.ndarray:
+    """(size, size) float32: `grey_slice` in Hounsfield units, with air at −1000 and bone at 900."""
+    grey = grey_slice(size, seed).astype(np.float32)
+    return np.select([grey == 0, grey == 255], [-1000, 900], grey / 2).round().astype(np.float32)
 
 
 def encode(pixels: np.ndarray, format: str = "PNG", **options: Any) -> bytes:
@@ -286,6 +302,8 @@ def dicom_bytes(stored: np.ndarray, syntax: str = ExplicitVRLittleEndian, **elem
     for name, value in (defaults | elements).items():
         if value is not None:
             setattr(dataset, name, value)
+    if syntax in COMPRESSED and elements.get("PixelData") is not None:
+        dataset["PixelData"].VR, dataset["PixelData"].is_undefined_length = "OB", True
     if "PixelData" not in elements:
         dataset.PixelData = stored.astype(stored.dtype.newbyteorder("<")).tobytes()
     stream = io.BytesIO()

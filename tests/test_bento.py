@@ -23,7 +23,10 @@ from strokect.release import load_release
 ROOT = Path(__file__).parents[1]
 CODE = code_files(ROOT)
 BENTOFILE = yaml.safe_load((ROOT / "bentofile.yaml").read_text())
-OPTIONAL = {"dicom_out": "highdicom"}  # serving module → the package that it imports when asked to, which the bento may lack
+OPTIONAL = {
+    "dicom_out": "highdicom",
+    "dicom_pixels": "gdcm",
+}  # serving module → the package that it imports when asked to, which the bento may lack
 FORBIDDEN = ("torch", "timm", "sklearn", "scipy", "pandas", "matplotlib", "dvc", "optuna", "wandb", "uvloop")
 
 

@@ -240,7 +240,10 @@ def test_what_a_hostile_decoder_says_is_not_believed(stand_in: Callable[..., Dec
             parse_error(value)
     for shape, chroma in (([4, 5], 0), ([0, 0], 0), ([-1, 4], 0), ([4], 0), ([2, 8], 256), ([4.0, 4], 0)):
         with pytest.raises((ValueError, TypeError)):
-            parse_picture({"shape": shape, "chroma": chroma}, bytearray(16))
+            parse_picture({"shape": shape, "chroma": chroma, "windows": 0}, bytearray(16))
+    for count in (1, 2, -1, 3.0, True, None):
+        with pytest.raises((ValueError, TypeError)):
+            parse_picture({"shape": [4, 4], "chroma": 0, "windows": count}, bytearray(16))
 
 
 @pytest.mark.parametrize(

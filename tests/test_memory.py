@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from fakes import REFERENCE, bombs, dicom_bytes, encode, fake_release, grey_slice
+from jpeg_lossless import constant
 from PIL import Image
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.encaps import encapsulate
+from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGLosslessSV1, RLELossless
 
 from strokect.images import MAX_PIXELS
 
@@ -124,6 +126,20 @@ def eight_bit_dicom(**elements: str) -> bytes:
     return dicom_bytes(np.full((SIDE, SIDE), 120, np.uint8), **bits, **elements)
 
 
+def jpeg_lossless_dicom(side: int) -> bytes:
+    """SIDE² pixels are declared, and `side` in the codestream."""
+    words = np.broadcast_to(np.uint16(0), (SIDE, SIDE))
+    frame = constant(side, side, 16) if side == SIDE else constant(side, side, 16)[:100_000]
+    return dicom_bytes(words, JPEGLosslessSV1, RescaleIntercept=-32768 + 40, PixelData=encapsulate([frame]))
+
+
+def rle_dicom() -> bytes:
+    """Runs of the longest kind: 64 bytes of pixels for one of the file."""
+    runs = [bytes([257 - 128, value]) * (SIDE * SIDE // 128) for value in (4, 40)]  # high bytes, low bytes
+    frame = struct.pack("<16I", 2, 64, 64 + len(runs[0]), *[0] * 13) + b"".join(runs)
+    return dicom_bytes(np.broadcast_to(np.uint16(0), (SIDE, SIDE)), RLELossless, PixelData=encapsulate([frame]))
+
+
 UPLOADS: dict[str, tuple[Callable[[], bytes], tuple[str, ...]]] = {
     "png_of_169_megapixels": (lambda: saved(Image.new("1", (13_000, 13_000))), ("too_many_pixels",)),
     "png_l": (lambda: saved(mid_grey(SIDE, SIDE)), JUDGED),
@@ -136,6 +152,9 @@ UPLOADS: dict[str, tuple[Callable[[], bytes], tuple[str, ...]]] = {
     "dicom_16_bit": (lambda: dicom_bytes(np.full((2230, 2230), 1064, np.int16), PixelPaddingValue=3), JUDGED),
     "dicom_8_bit": (eight_bit_dicom, JUDGED),
     "dicom_of_4_gigapixels": (lambda: dicom_bytes(SMALL, Rows=65_535, Columns=65_535), ("too_many_pixels",)),
+    "dicom_jpeg_lossless": (lambda: jpeg_lossless_dicom(SIDE), JUDGED),
+    "dicom_jpeg_lossless_of_4_gigapixels": (lambda: jpeg_lossless_dicom(65_535), ("compressed_pixels",)),
+    "dicom_rle": (rle_dicom, JUDGED),
     "dicom_deflated": (deflated_dicom, ("unsupported_transfer_syntax",)),
     "zip_of_zeros": (lambda: zipped(*[bytes(16 * 2**20)] * 20), ("too_large_series",)),
     "zip_of_large_pictures": (lambda: zipped(*[saved(mid_grey(1024, 1024 - n)) for n in range(127)]), JUDGED),

@@ -196,7 +196,7 @@ def test_window_controls_ask_for_the_picture_anew(browser: Browser, start: PageS
     browser.until(lambda: shows(browser, window(hu, 40, 400)))
     assert [asked.query["width"] for asked in asked_for(start, "/view")] == ["120", "3200", "200", "40", "80", "400"]
     assert [one for one in browser.all("#presets button") if one.get_attribute("aria-pressed") == "true"] == []
-    assert "always sees the brain window 40/120" in browser.text("#window-control")
+    assert "does not change what the model sees" in browser.text("#window-control")
     assert len(asked_for(start, "/predict")) == 1
 
 

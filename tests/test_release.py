@@ -11,6 +11,7 @@ from strokect.calibration import Calibrator
 from strokect.errors import DeadlineError, ImageError, NoResultError, ReleaseError
 from strokect.feature_gate import SCORES
 from strokect.files import read_json, sha256_bytes, write_json
+from strokect.hounsfield import BRAIN_ONLY
 from strokect.predictor import UNGROUPED, UNVERIFIABLE, Predictor
 from strokect.release import load_release
 from strokect.release_writer import write_release
@@ -350,9 +351,33 @@ def test_describe_says_that_without_patient_ids_patient_level_is_not_verifiable(
     assert about["warnings"] == [UNVERIFIABLE] and about["data"]["patient_level_verifiable"] is False
 
 
-def test_three_channels_are_refused(release: Path) -> None:
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"channels": 3}, "3 channels, but 1 windows"),
+        ({"windows": None, "channels": 3}, "3 channels, but 1 windows"),
+        ({"windows": [[40, 80], [80, 200], [40, 40]]}, "1 channels, but 3 windows"),
+        *(({"windows": odd}, "pairs in HU") for odd in ([[40]], [[40, 120]] * 2, [[40, 0]], [["a", "b"]], "40/120", [])),
+    ],
+)
+def test_windows_that_do_not_fit_the_channels_are_refused(changes: dict[str, object], message: str, release: Path) -> None:
     for fold in ("0", "1", "2"):
-        edit(release / "folds" / fold / "model.json", channels=3)
+        edit(release / "folds" / fold / "model.json", **changes)
     reseal(release)
-    with pytest.raises(ReleaseError, match="one grey channel"):
+    with pytest.raises(ReleaseError, match=message):
         load_release(release)
+
+
+def test_folds_that_see_other_windows_are_refused(release: Path) -> None:
+    edit(release / "folds" / "1" / "model.json", windows=[[40, 80]])
+    reseal(release)
+    with pytest.raises(ReleaseError, match=r"folds/1/model\.json: windows differs"):
+        load_release(release)
+
+
+def test_a_release_from_before_there_were_windows_sees_the_brain_window(release: Path) -> None:
+    for fold in ("0", "1", "2"):
+        path = release / "folds" / fold / "model.json"
+        write_json(path, {key: value for key, value in read_json(path).items() if key != "windows"})
+    reseal(release)
+    assert load_release(release).judge.windows == BRAIN_ONLY

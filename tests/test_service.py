@@ -11,10 +11,13 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import jpeg_lossless
 import numpy as np
 import pytest
 import requests
 from fakes import TARGET, dicom_bytes, encode, fake_release, grey_slice
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEGLosslessSV1
 from serving import Server, serve
 
 from strokect.files import sha256_bytes
@@ -88,7 +91,10 @@ def test_same_bytes_same_answer_also_under_load(server: Server) -> None:
 
 def test_jpeg_and_dicom_are_judged(server: Server) -> None:
     assert predict(server, encode(grey_slice(), "JPEG")).status_code == 200
-    assert predict(server, dicom_bytes(np.full((64, 64), 1064, np.int16))).status_code == 200
+    stored = np.full((64, 64), 1064, np.int16)
+    assert predict(server, dicom_bytes(stored)).status_code == 200
+    lossless = encapsulate([jpeg_lossless.encode(stored, 16)])
+    assert predict(server, dicom_bytes(stored, JPEGLosslessSV1, PixelData=lossless)).status_code == 200
 
 
 def test_pictures_that_cannot_be_judged(server: Server) -> None:
@@ -97,8 +103,8 @@ def test_pictures_that_cannot_be_judged(server: Server) -> None:
     assert_error(predict(server, PNG[:200]), 422, "unreadable_image")
     assert_error(predict(server, encode(grey_slice().astype(np.uint16) * 256)), 422, "sixteen_bit")
     assert_error(predict(server, encode(np.zeros((6000, 6000), np.uint8))), 413, "too_many_pixels")
-    jpeg_lossless = b"\0" * 128 + b"DICM\x02\x00\x10\x00UI\x16\x001.2.840.10008.1.2.4.70"
-    assert "JPEG Lossless" in assert_error(predict(server, jpeg_lossless), 415, "unsupported_transfer_syntax")
+    lossy = b"\0" * 128 + b"DICM\x02\x00\x10\x00UI\x16\x001.2.840.10008.1.2.4.50"
+    assert "JPEG Baseline" in assert_error(predict(server, lossy), 415, "unsupported_transfer_syntax")
 
 
 def test_a_colour_picture_is_an_answer_with_a_reason_and_no_label(server: Server) -> None:
