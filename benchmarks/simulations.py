@@ -134,6 +134,7 @@ def render(result: dict[str, Any]) -> str:
         else f"| {name} | {covered['truth'][name]:.3f} | {kinds['patients']:.1%} | – | {kinds['slices']:.1%} |"
         for name, kinds in covered["coverage"].items()
     ]
+    low, high = (binom.ppf(tail, covered["cohorts"], 0.95) / covered["cohorts"] for tail in (0.025, 0.975))
     met = "met" if fast["all_figures_s"] <= 20 else "**missed**"
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     return "\n".join(
@@ -147,7 +148,7 @@ def render(result: dict[str, Any]) -> str:
             "",
             f"{covered['cohorts']} simulated cohorts of {covered['patients']} patients with {covered['slices']} slices each, "
             f"{covered['resamples']} resamples; slices of a patient share an offset. A right interval holds the truth in 95 % "
-            "of the cohorts; with this many cohorts, 93.0 % to 96.8 % are what chance leaves. Resampling slices forgets that "
+            f"of the cohorts; with this many, {low:.1%} to {high:.1%} are what chance leaves. Resampling slices forgets that "
             "slices of a patient are alike.",
             "",
             "| figure | truth | patients resampled (ours) | Obuchowski (ours) | slices resampled (wrong) |",

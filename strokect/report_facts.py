@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from strokect.hounsfield import in_words, windows_of
 from strokect.intended_use import INTENDED_USE, OUT_OF_SCOPE
 from strokect.report_sections import guarantee_words
 from strokect.reporting import FIGURES, figure_text
@@ -77,7 +78,7 @@ def report_facts(
         "left_out": len(cohort["left_out"]),
         "unreadable": len(cohort["unreadable"]),
         "cohort_words": cohort_words(cohort),
-        "windows": _windows(params),
+        "windows": f"the window {in_words(windows_of(sidecar))} (level/width in HU)",
         "part_words": PART_WORDS[metrics["part"]],
         "figures": [_row(metrics, name) for name in FIGURES if name in metrics["slice"]],
         "cards": [_card(metrics, level, name) for level, name in CARDS],
@@ -136,13 +137,6 @@ def _row(metrics: dict[str, Any], name: str) -> dict[str, Any]:
 def _card(metrics: dict[str, Any], level: str, name: str) -> dict[str, str]:
     value, _, interval = figure_text(metrics[level][name]).partition(" [")
     return {"name": f"{NAMES[name]}, {level}s", "value": value, "interval": f"[{interval}" if interval else ""}
-
-
-def _windows(params: dict[str, Any]) -> str:
-    windows = params["data"].get("windows")
-    if not windows:
-        return "the brain window, level 40 HU, width 120 HU"
-    return ", ".join(f"the window of level {level:g} HU, width {width:g} HU" for level, width in windows)
 
 
 def _pointing(safety: dict[str, Any]) -> str:

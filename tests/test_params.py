@@ -82,7 +82,7 @@ def test_missing_key_is_named_with_its_path(tmp_path: Path) -> None:
         ("data.source", "pacs", "data.source is 'pacs'; it must be one of phantom, kaggle_ct_ich, "),
         ("data.dicom.negative", ["0", "1"], "data.dicom.positive is .* apart from data.dicom.negative"),
         ("data.nifti.labels", "folder", "allowed: masks, table"),
-        ("tune_threshold.goal", "sensitivity > 0.9", "allowed: f2, or 'sensitivity >= 0.95'"),
+        ("tune_threshold.goal", "sensitivity > 0.9", "allowed: f2; youden; 'sensitivity >= 0.95'"),
         ("data.folder.negative", ["normal", "stroke"], "apart from data.folder.negative"),
         ("evaluate.open_test", 1, "allowed: True, False, synthetic"),
     ],
