@@ -1,8 +1,8 @@
 """external: a frozen release on data that had no part in it; a command, not a stage of `dvc repro`.
 
 `python -m stages.external --source folder`. Nothing is fitted: calibration, thresholds, gate and refer band are the release's.
-The `data` section of params.yaml says how to read the source; `--params` names another file, so that the pipeline's own does not
-go stale. A killed run goes on where it was.
+The `data` section of params.yaml says how to read the source, the release in what size and windows; `--params` names another
+file, so that the pipeline's own does not go stale. A killed run goes on where it was.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise ParamsError(f"--source {given.source!r}: allowed: {', '.join(READERS)}")
     release, root = load_release(given.release), given.raw or Path("data/raw") / given.source
     size, out = int(release.sidecar["image_size"]), given.out or Path("reports/external") / given.source
-    source = read_source(replace(params.data, source=given.source, image_size=size), root)
+    source = read_source(replace(params.data, source=given.source, image_size=size, windows=release.judge.windows), root)
     target = check_target(release.sidecar["target"], source.target, given.target_differs)
     listed = given.patients.read_text(encoding="utf-8").split() if given.patients else None
     rows = choose_rows(source.rows, given.where, set(listed) if listed is not None else None)

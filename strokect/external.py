@@ -88,7 +88,7 @@ def survey(source: Source, rows: list[Row], root: Path, size: int, journal: Jour
             sha256 = sha256_file(path) if path.is_file() else source.read(row).sha256
             if (found := journal.get(SURVEYED, sha256)) is None:
                 picture = source.picture(row)
-                code, blank = fingerprint(resize_slice(picture.grey, size)[0])
+                code, blank = fingerprint(resize_slice(picture.planes[0], size)[0])  # the channel that `find_overlap` looks at
                 found = {"hash": code.tobytes().hex(), "blank": blank, "pixels": measure(picture)}
                 found["head"] = head_levels(picture).round(6).tolist()
                 journal.add(SURVEYED, sha256, found)

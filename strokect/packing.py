@@ -26,7 +26,7 @@ from strokect.sources import Pixels, Row, Source
 
 MAX_LISTED = 50  # files named in an error
 AHEAD = 64  # slices decoded before they are needed
-PIXEL_PACKAGES = ("numpy", "pillow", "pydicom", "pylibjpeg", "pylibjpeg-libjpeg", "nibabel")
+PIXEL_PACKAGES = ("numpy", "pillow", "pydicom", "python-gdcm", "nibabel")
 NOT_PIXELS = ("labels", "shuffle_seed", "max_unreadable")  # keys of `data` that only name and count slices
 
 

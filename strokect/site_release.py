@@ -13,6 +13,7 @@ from strokect.model_card import model_card
 from strokect.recalibration import Cases, Fitted, new_policy
 from strokect.release import Release
 from strokect.release_writer import write_release
+from strokect.self_test import slice_name
 
 CHOSEN_ON = "labelled cases of one site, judged by the models that ship; empirical, no guarantee"
 
@@ -90,7 +91,7 @@ def write_site_release(
             parent / "safety" / "gates",
             {**files, "audit.json": parent / "audit.json"},
             card,
-            (parent / "self_test" / "slice.png").read_bytes(),
+            (parent / "self_test" / slice_name(release.judge.windows)).read_bytes(),
         )
 
 

@@ -200,7 +200,7 @@ def fake_inputs(
         "gates": folder / "safety" / "gates",
         "files": files,
         "card": "# Model card",
-        "test_slice": encode(grey_slice()) if len(windows) == 1 else ct_slice(slice_hu()),
+        "test_slice": encode(grey_slice()) if windows == BRAIN_ONLY else ct_slice(slice_hu()),
     }
 
 

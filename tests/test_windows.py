@@ -1,20 +1,24 @@
 """Windows of the Hounsfield units: the same channels in training and service; 8-bit pictures fail closed."""
 
 import dataclasses
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import requests
 import torch
 import yaml
 from conftest import ROOT, TINY_FOLDS, run, run_all, tiny_params, workspace
-from fakes import SIZE, THREE, dicom_bytes, encode, fake_inputs, fake_release, grey_slice, slice_hu
+from fakes import SIZE, TARGET, THREE, dicom_bytes, encode, fake_inputs, fake_release, grey_slice, slice_hu
 from serving import serve
+from site_fixtures import site_params
 
-from stages import build_bento
+from examples.make_site import write_site
+from stages import build_bento, external, recalibrate
 from stages.build_bento import self_test_slice
 from stages.prepare import prepare
 from strokect.augment import augment
@@ -22,12 +26,12 @@ from strokect.calibration import Calibrator
 from strokect.ct_slice import as_ct_slice, ct_slice
 from strokect.decoding import DecodePool
 from strokect.errors import DataError, ImageError, NoResultError, ParamsError
-from strokect.files import read_json
+from strokect.files import read_json, sha256_bytes, write_json
 from strokect.hounsfield import BRAIN, BRAIN_ONLY, Window, windows_from_json, windows_of, windows_to_json
 from strokect.http import IMAGE_STATUS
 from strokect.images import Picture
 from strokect.judge import load_judge
-from strokect.manifest import load_prepared
+from strokect.manifest import COLUMNS, load_prepared
 from strokect.params import load_params
 from strokect.phantom import make_cohort, window
 from strokect.predictor import Predictor
@@ -268,6 +272,72 @@ def test_an_outlier_as_ct_slice_looks_like_the_picture_and_what_is_none_stays() 
     colour = encode(np.stack([grey, grey // 2, grey], axis=-1))
     for data in (colour, made, b"nothing"):
         assert as_ct_slice(data) == data
+
+
+@pytest.mark.parametrize("windows", [THREE, (Window(80, 200),)])
+def test_external_data_is_judged_in_the_windows_of_the_release_and_recalibration_keeps_them(
+    windows: tuple[Window, ...], tmp_path: Path
+) -> None:
+    """The params of the site say the brain window: the release knows better."""
+    shutil.move(fake_release(tmp_path / "fake", policy={"refer_above": 0.05}, windows=windows), tmp_path / "models/release")
+    pieces = list(make_cohort(patients=44, slices=3, size=64, seed=5))
+    slices = [(f"{piece.patient}_{piece.slice}.dcm", int(piece.lesion != ""), ct_slice(piece.hu)) for piece in pieces]
+    write_site(tmp_path / "data/raw/folder", slices)
+    with workspace(tmp_path, site_params(TARGET)):
+        old = made_from(slices[:3], windows)
+        with pytest.raises(DataError, match="3 of 132 slices are byte for byte"):
+            external.main(["--source", "folder"])
+        shutil.rmtree(old)
+        external.main(["--source", "folder"])
+        table = pd.read_csv("reports/external/folder/scores.csv").set_index("file")
+        predictor = Predictor("models/release")
+        assert predictor.windows == windows
+        for name, label, data in slices[::11]:
+            row = table.loc[f"{'stroke' if label else 'normal'}/{name}"]
+            answer = predictor.predict(data)
+            assert (row["probability"], row["decision"]) == (pytest.approx(answer.probability), answer.decision)
+        recalibrate.main(["--scores", "reports/external/folder", "--site", "north", "--refer-rate", "0.1"])
+        assert Predictor("models/site_releases/north").windows == windows
+
+
+def made_from(slices: list[tuple[str, int, bytes]], windows: tuple[Window, ...]) -> Path:
+    """data/prepared of a cohort that the fake release claims to be made from."""
+    folder = Path("data/prepared")
+    folder.mkdir(parents=True)
+    np.save(folder / "images.npy", np.stack([load_slice(data, SIZE, windows).pixels for _, _, data in slices]))
+    rows = [(name, name[:4], 0, label, sha256_bytes(data), "folder", 64, 64) for name, label, data in slices]
+    pd.DataFrame(rows, columns=COLUMNS).to_csv(folder / "manifest.csv", index=False)
+    write_json(folder / "cohort.json", {"data_sha256": "d" * 64})
+    return folder
+
+
+def test_near_duplicates_of_external_data_are_looked_for_in_the_channel_that_training_packed(tmp_path: Path) -> None:
+    """The picture in the brain window is no copy of the slice in the bone window."""
+    windows = (Window(700, 3200),)
+    pieces = list(make_cohort(patients=2, slices=5, size=64, seed=5))
+    slices = [(f"{piece.patient}_{piece.slice}.dcm", int(piece.lesion != ""), ct_slice(piece.hu)) for piece in pieces]
+    copies = [(name, label, ct_slice(piece.hu + 2)) for (name, label, _), piece in zip(slices, pieces, strict=True)]
+    shutil.move(fake_release(tmp_path / "fake", windows=windows), tmp_path / "models/release")
+    write_site(tmp_path / "data/raw/folder", slices)
+    with workspace(tmp_path, site_params(TARGET)):
+        made_from(copies, windows)
+        with pytest.raises(DataError, match=r"0 of 10 slices are byte for byte .*, ([5-9]|10) more nearly so"):
+            external.main(["--source", "folder"])
+
+
+def test_prepare_keeps_nothing_of_other_windows(tmp_path: Path) -> None:
+    for name in ("stroke", "normal"):
+        (tmp_path / "raw" / name).mkdir(parents=True)
+        (tmp_path / "raw" / name / f"{name[0]}_1.dcm").write_bytes(ct_slice(slice_hu()))
+    made = {}
+    for windows in (BRAIN_ONLY, THREE, BRAIN_ONLY):
+        params = load_params(params_file(tmp_path, source="folder", windows=[dataclasses.asdict(each) for each in windows])).data
+        cohort = prepare(params, tmp_path / "raw", tmp_path / "out", tmp_path / "cache")
+        images = load_prepared(tmp_path / "out").images
+        assert images.shape[1] == cohort["channels"] == len(windows)
+        np.testing.assert_array_equal(images[0], load_slice(ct_slice(slice_hu()), 48, windows).pixels)
+        assert made.setdefault(windows, cohort["data_sha256"]) == cohort["data_sha256"]
+    assert made[BRAIN_ONLY] != made[THREE]
 
 
 @pytest.mark.slow
