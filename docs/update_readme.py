@@ -23,7 +23,13 @@ BENCHES = tuple(
     Path(f"metrics/bench/{name}.json") for name in ("prepare", "serve", "release", "service", "train")
 )  # of any machine
 SEARCH = Path("metrics/search.json")
-SHOWN = ("metrics/evaluate.json", "metrics/safety.json", "metrics/bench/pipeline.json", "reports/plots/roc.png")
+SHOWN = (
+    "metrics/evaluate.json",
+    "metrics/safety.json",
+    "metrics/bench/pipeline.json",
+    "reports/plots/roc.png",
+    "reports/report.html",
+)
 
 
 def blocks() -> dict[str, str]:

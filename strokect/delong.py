@@ -56,6 +56,7 @@ def analytic_auc(labels: NDArray[np.int64], score: Floats, clusters: NDArray[Any
     method = "DeLong" if len(np.unique(clusters)) == len(labels) else "Obuchowski"
     auc, error = auc_standard_error(labels, score, clusters)
     if error is None:
-        return {"value": auc if np.isfinite(auc) else None, "se": None, "ci95": None, "method": method}
+        ranks = np.isfinite(auc) and len(np.unique(score)) > 1  # equal scores rank nothing
+        return {"value": auc if ranks else None, "se": None, "ci95": None, "method": method}
     half = float(norm.ppf(0.975)) * error
     return {"value": auc, "se": error, "ci95": [max(0.0, auc - half), min(1.0, auc + half)], "method": method}

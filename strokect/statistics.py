@@ -128,12 +128,15 @@ def summarise(
     """
     if not (np.isfinite(score).all() and np.isfinite(ranking).all() and len(score) == len(labels) > 0):
         raise NotEstimableError("figures need at least one item and finite scores")
+    if len(np.unique(patients)) < 2:
+        raise NotEstimableError("an interval over patients needs at least two of them")
     counts, index = bootstrap_weights(patients, resamples, seed)
     y, d = labels, decisions
     tp, fp, fn, tn = (y * d), ((1 - y) * d), (y * (1 - d)), ((1 - y) * (1 - d))
+    ranks = len(np.unique(ranking)) > 1  # equal scores rank nothing: an area of 0.5 would look like a finding
     metrics: dict[str, Callable[[Floats], Floats]] = {
-        "roc_auc": lambda w: roc_auc(y, ranking, w),
-        "average_precision": lambda w: average_precision(y, ranking, w),
+        "roc_auc": lambda w: roc_auc(y, ranking, w) if ranks else np.full(len(w), np.nan),
+        "average_precision": lambda w: average_precision(y, ranking, w) if ranks else np.full(len(w), np.nan),
         "accuracy": lambda w: weighted_share(tp + tn, np.ones_like(y), w),
         "sensitivity": lambda w: weighted_share(tp, y, w),
         "specificity": lambda w: weighted_share(tn, 1 - y, w),

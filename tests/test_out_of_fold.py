@@ -9,7 +9,9 @@ import pytest
 
 from strokect.calibration import sigmoid
 from strokect.calibration_fit import patient_groups
-from strokect.errors import DataError
+from strokect.errors import DataError, NotEstimableError
+from strokect.guarantee import guaranteed_threshold
+from strokect.operating_point import patient_labels
 from strokect.out_of_fold import CROSS_FIT_GROUPS, OutOfFold, load_out_of_fold, tune
 from strokect.params import TuneThresholdParams
 
@@ -89,3 +91,16 @@ def test_folds_must_cover_development_once_with_the_same_views(tmp_path: Path) -
     write_fold(tmp_path / "views/1", [1], ["identity", "mirror"])
     with pytest.raises(DataError, match="different views"):
         load_out_of_fold(tmp_path / "views", (0, 1), manifest, split)
+
+
+def test_a_guaranteed_goal_sets_the_patient_threshold_and_nothing_is_promised_for_slices(oof: OutOfFold) -> None:
+    tuned = tune(oof, dataclasses.replace(PARAMS, goal="guaranteed sensitivity >= 0.8 confidence 0.9"))
+    truth = patient_labels(oof.labels, oof.patients)
+    assert tuned.whole.threshold == guaranteed_threshold(tuned.patient_scores, truth, 0.8, 0.9)
+    empirical = tune(oof, dataclasses.replace(PARAMS, goal="sensitivity >= 0.8"))
+    assert tuned.slices.threshold == empirical.slices.threshold and tuned.whole.threshold < empirical.whole.threshold
+
+
+def test_a_promise_that_the_cohort_cannot_carry_stops_the_stage_and_says_how_many_would(oof: OutOfFold) -> None:
+    with pytest.raises(NotEstimableError, match=r"not available: it needs at least 59 positive patients"):
+        tune(oof, dataclasses.replace(PARAMS, goal="guaranteed sensitivity >= 0.95 confidence 0.95"))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as oracle
 
 from strokect.errors import NotEstimableError
-from strokect.statistics import average_precision, bootstrap_weights, brier, ece, roc_auc, summarise
+from strokect.statistics import average_precision, bootstrap_weights, brier, ece, log_loss, predictive_values, roc_auc, summarise
 
 
 @st.composite
@@ -102,3 +102,35 @@ def test_undefined_figures_are_null_and_nan_is_refused() -> None:
     assert got["specificity"]["value"] == 1.0
     with pytest.raises(NotEstimableError):
         summarise(np.array([0, 1]), np.array([0.1, np.nan]), np.array([0.1, 0.2]), np.array([0, 1]), np.arange(2), **arguments)
+
+
+def test_constant_scores_rank_nothing_and_one_patient_has_no_interval() -> None:
+    arguments = {"threshold": 0.5, "prevalence": (0.1,), "resamples": 100, "seed": 0}
+    labels, half = np.array([0, 1, 0, 1]), np.full(4, 0.5)
+    got = summarise(labels, half, half, np.ones(4, int), np.arange(4), **arguments)
+    assert got["roc_auc"]["value"] is None and got["average_precision"]["value"] is None
+    assert got["roc_auc_analytic"]["value"] is None
+    assert got["at_prevalence"][0]["npv"]["value"] is None  # nothing is called negative
+    with pytest.raises(NotEstimableError, match="at least two"):
+        summarise(labels, half, half, np.ones(4, int), np.zeros(4), **arguments)
+
+
+def test_predictive_values_are_bayes_rule() -> None:
+    """0.98 and 0.93 at 5 %: a PPV of only 42 %."""
+    ppv, npv = predictive_values(np.array([0.98]), np.array([0.93]), 0.05)
+    assert ppv[0] == pytest.approx(0.42, abs=0.005) and npv[0] == pytest.approx(0.9989, abs=5e-5)
+    # At the share of positives in the sample they are the shares of right calls.
+    rng = np.random.default_rng(0)
+    labels, decisions = rng.integers(0, 2, 400), rng.integers(0, 2, 400)
+    score = decisions.astype(float)
+    share = float(labels.mean())
+    got = summarise(labels, score, score, decisions, np.arange(400), threshold=0.5, prevalence=(share,), resamples=50, seed=0)
+    (entry,) = got["at_prevalence"]
+    assert entry["ppv"]["value"] == pytest.approx(oracle.precision_score(labels, decisions))
+    assert entry["npv"]["value"] == pytest.approx(oracle.precision_score(1 - labels, 1 - decisions))
+
+
+def test_log_loss_is_scikit_learns() -> None:
+    rng = np.random.default_rng(0)
+    labels, score, weights = rng.integers(0, 2, 50), rng.uniform(0.01, 0.99, 50), rng.integers(0, 3, 50).astype(float)
+    assert log_loss(labels, score, weights[None])[0] == pytest.approx(oracle.log_loss(labels, score, sample_weight=weights))
