@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from strokect.statistics import bootstrap_weights, estimate, weighted_share
+from strokect.statistics import bootstrap_weights, estimate_share
 
 DECISIONS = ("stroke", "normal", "refer", "reject")
 
@@ -38,7 +38,7 @@ def account(
         for figure, label, word in (("sensitivity", 1, "stroke"), ("specificity", 0, "normal")):
             of = (labels == label) & counted
             right = of & ((decisions == word) | (abstained & human_is_right))
-            report[way][figure] = estimate(lambda w, right=right, of=of: weighted_share(right, of, w), counts, index)  # type: ignore[misc]
+            report[way][figure] = estimate_share(right, of, counts, index)
     everything = np.ones(len(labels), bool)
-    report["answered_only"]["coverage"] = estimate(lambda w: weighted_share(~abstained, everything, w), counts, index)
+    report["answered_only"]["coverage"] = estimate_share(~abstained, everything, counts, index)
     return report

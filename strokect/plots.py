@@ -159,9 +159,9 @@ def _draw_confusion(parts: list[Scored], path: Path, title: str) -> None:
                 colour = "white" if share[row, column] > 0.5 else "black"
                 text = f"{counts[row, column]}\n{share[row, column]:.0%}"
                 axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=13)
-        axes.set(xticks=[0, 1], yticks=[0, 1], xticklabels=CLASS_COLOURS, yticklabels=CLASS_COLOURS, xlabel="decision")
+        axes.set(xticks=[0, 1], yticks=[], xticklabels=CLASS_COLOURS, xlabel="decision")
         axes.set_title(f"{PART_NAMES[scored.part]}, n = {len(scored.labels)} slices", fontsize=10)
-    panels[0][0].set_ylabel("label")
+    panels[0][0].set(ylabel="label", yticks=[0, 1], yticklabels=CLASS_COLOURS)
     figure.suptitle(title, fontsize=10)
     _save(figure, path)
 
@@ -176,7 +176,7 @@ def _draw_calibration(tables: dict[str, dict[str, pd.DataFrame]], path: Path, ti
         axes.plot(points["mean_probability"], points["observed_share"], "o-", color=COLOURS[part], label=PART_NAMES[part])
     before = tables["oof"]["calibration_before"]
     axes.plot(before["mean_probability"], before["observed_share"], "x--", color="0.4", label="out-of-fold, before calibration")
-    axes.legend(loc="upper left")
+    axes.legend(loc="lower right", fontsize=9)
     _save(figure, path)
 
 
@@ -217,7 +217,7 @@ def _draw_risk_coverage(risks: pd.DataFrame, path: Path, title: str) -> None:
     axes.set(xlabel="share of slices that are answered (the surest)", ylabel="error rate among them", xlim=(0, 1.02))
     axes.set_ylim(bottom=0)
     axes.set_title(f"Answering less, erring less: out-of-fold slices\n{title}", fontsize=10)
-    axes.legend(loc="upper left", fontsize=9)
+    axes.legend(loc="lower right", fontsize=9)
     _save(figure, path)
 
 

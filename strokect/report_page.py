@@ -11,13 +11,14 @@ TEMPLATE = Path(__file__).with_name("report_page.html")
 CAPTIONS = {
     "roc.png": "ROC curve, slices",
     "pr.png": "Precision and recall, slices",
-    "confusion.png": "Decisions at the thresholds that ship, slices",
     "calibration.png": "Calibration before and after: what a probability means",
-    "probabilities.png": "Calibrated probabilities by class",
     "net_benefit.png": "Decision curve: acting on the model, on everybody, on nobody",
     "risk_coverage.png": "Answering less: the error rate among the slices that are still answered",
+    "confusion.png": "Decisions at the thresholds that ship, slices",
+    "probabilities.png": "Calibrated probabilities by class",
     "training.png": "Training of the folds; the held-out loss is watched, and decides nothing",
 }
+PANELS = ("confusion.png", "probabilities.png", "training.png")  # pictures of several panels: as wide as the page
 SECTIONS = (
     ("headline", "Headline"),
     ("notes", "Notes"),
@@ -42,7 +43,11 @@ def render_report(
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     return page.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         facts,
-        plots=[{"data": data_uri(plots / name), "caption": text} for name, text in CAPTIONS.items() if (plots / name).is_file()],
+        plots=[
+            {"data": data_uri(plots / name), "caption": text, "panels": name in PANELS}
+            for name, text in CAPTIONS.items()
+            if (plots / name).is_file()
+        ],
         extras=extras,
         sections=[*SECTIONS, *((extra["id"], extra["title"]) for extra in extras), *LAST_SECTIONS],
         checklists=checklists,

@@ -75,7 +75,7 @@ def report(
         "labels": cohort["labels"],
         "data_sha256": cohort["data_sha256"],
         "audit_allowed": audit["allowed"],
-        "interval": f"95 % percentile interval over {resamples} bootstrap resamples of patients",
+        "interval": f"95 % percentile interval over {resamples} bootstrap resamples of patients; exact where a share is 0 or 1",
         "notes": notes(part, cohort, sidecar, audit),
     }
 

@@ -21,7 +21,7 @@ from strokect.reporting import figure_text
 from strokect.safety_fit import ReferGoal, Scored, cross_fitted
 from strokect.shift_reference import reference
 from strokect.slices import decode
-from strokect.statistics import bootstrap_weights, estimate, roc_auc, weighted_share
+from strokect.statistics import bootstrap_weights, estimate, estimate_share, roc_auc
 from strokect.subgroups import position_thirds
 from strokect.texture import GUARD, TEXTURE
 
@@ -151,7 +151,7 @@ def false_rejects(
     return {
         name: {
             "n": int(of.sum()),
-            **estimate(lambda w, of=of: weighted_share(rejected & of, of, w), counts, index),  # type: ignore[misc]
+            **estimate_share(rejected & of, of, counts, index),
         }
         for name, of in groups.items()
     }

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from strokect.calibration_drift import calibration_figures
 from strokect.safety_report import share
 from strokect.shift_reference import BIN_WIDTH, HEAD, cells, chance_at, cumulative, distance, per_patient
-from strokect.statistics import CHUNK, bootstrap_weights, estimate, weighted_share
+from strokect.statistics import CHUNK, bootstrap_weights, estimate, estimate_share, weighted_share
 
 Floats = NDArray[np.float64]
 CANNOT_TELL = "cannot tell"
@@ -157,7 +157,7 @@ def _rates(
         "refer": rate(found.decision == "refer", known["referred"] if known else None),
         "reject_by_reason": {code: e for code, e in by_reason.items() if e["external"]["value"] or code not in reasons},
         "reject_by_class": {
-            name: estimate(lambda w, y=y: weighted_share(rejected & (found.labels == y), found.labels == y, w), counts, index)  # type: ignore[misc]
+            name: estimate_share(rejected & (found.labels == y), found.labels == y, counts, index)
             for y, name in enumerate(("normal", "stroke"))
         },
     }

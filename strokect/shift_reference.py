@@ -16,7 +16,7 @@ from strokect.morphology import find_head, shrink
 from strokect.pixel_checks import CHECKS
 from strokect.policy import UNLIKE, Policy
 from strokect.safety_fit import Scored, outside
-from strokect.statistics import bootstrap_weights, ece, estimate, weighted_share
+from strokect.statistics import bootstrap_weights, ece, estimate, estimate_share
 from strokect.texture import TEXTURE
 
 Floats = NDArray[np.float64]
@@ -105,7 +105,7 @@ def reference(
     everything = np.ones(len(scored.labels))
 
     def rate(of: NDArray[np.bool_]) -> dict[str, Any]:
-        return estimate(lambda w: weighted_share(of, everything, w), counts, index)
+        return estimate_share(of, everything, counts, index)
 
     calibration = calibration_figures(scored.labels, scored.probability, counts, index)
     calibration["ece"] = estimate(lambda w: ece(scored.labels, scored.probability, w), counts, index)

@@ -109,6 +109,27 @@ def estimate(
     return {"value": value, "ci95": [float(low), float(high)]}
 
 
+def estimate_share(
+    numerator: NDArray[Any], denominator: NDArray[Any], counts: NDArray[np.int64], index: NDArray[np.int64]
+) -> dict[str, Any]:
+    """`estimate` of the share of `numerator` (n,) in `denominator` (n,), 0 or 1 each, where the numerator is part of it.
+
+    A share of 0 or 1 is so in every resample, and the percentile interval would have no width: six hits of six would be certain.
+    There the interval is Clopper and Pearson's, with as many trials as patients have a part in the denominator.
+    """
+    found = estimate(lambda w: weighted_share(numerator, denominator, w), counts, index)
+    if found["value"] in (0.0, 1.0):
+        low, high = all_or_none(found["value"] == 1.0, len(np.unique(index[denominator > 0])))
+        return {"value": found["value"], "ci95": [low, high]}
+    return found
+
+
+def all_or_none(all_of_them: bool, trials: int) -> tuple[float, float]:
+    """Clopper and Pearson's two-sided 95 % interval after `trials` successes of as many, or none: one bound in closed form."""
+    bound = 0.025 ** (1 / trials)
+    return (bound, 1.0) if all_of_them else (0.0, 1 - bound)
+
+
 def summarise(
     labels: NDArray[np.int64],
     score: Floats,
@@ -137,23 +158,24 @@ def summarise(
     metrics: dict[str, Callable[[Floats], Floats]] = {
         "roc_auc": lambda w: roc_auc(y, ranking, w) if ranks else np.full(len(w), np.nan),
         "average_precision": lambda w: average_precision(y, ranking, w) if ranks else np.full(len(w), np.nan),
-        "accuracy": lambda w: weighted_share(tp + tn, np.ones_like(y), w),
-        "sensitivity": lambda w: weighted_share(tp, y, w),
-        "specificity": lambda w: weighted_share(tn, 1 - y, w),
         "f2": lambda w: weighted_share(5 * tp, 5 * tp + 4 * fn + fp, w),
         "ece": lambda w: ece(y, score, w),
         "brier": lambda w: brier(y, score, w),
         "log_loss": lambda w: log_loss(y, score, w),
     }
 
-    def predicted(share: float, which: int) -> dict[str, Any]:
-        def metric(w: Floats) -> Floats:
-            return predictive_values(weighted_share(tp, y, w), weighted_share(tn, 1 - y, w), share)[which]
+    shares = {"accuracy": (tp + tn, np.ones_like(y)), "sensitivity": (tp, y), "specificity": (tn, 1 - y)}
+    found = {name: estimate_share(*of, counts, index) for name, of in shares.items()}
 
-        return estimate(metric, counts, index)
+    def predicted(prevalent: float, which: int) -> dict[str, Any]:
+        def metric(w: Floats) -> Floats:
+            return predictive_values(weighted_share(tp, y, w), weighted_share(tn, 1 - y, w), prevalent)[which]
+
+        return _at_the_edge(estimate(metric, counts, index), found, prevalent, which)
 
     return {
         **{name: estimate(metric, counts, index) for name, metric in metrics.items()},
+        **found,
         "roc_auc_analytic": analytic_auc(y, ranking, patients),
         "at_prevalence": [{"prevalence": share, "ppv": predicted(share, 0), "npv": predicted(share, 1)} for share in prevalence],
         "threshold": threshold,
@@ -162,6 +184,19 @@ def summarise(
         "n": len(y),
         "n_positive": int(y.sum()),
     }
+
+
+def _at_the_edge(value: dict[str, Any], found: dict[str, Any], prevalent: float, which: int) -> dict[str, Any]:
+    """A PPV or NPV of 1 with the interval that the exact one of the share behind it gives, the other share as it is."""
+    if value["value"] != 1.0:
+        return value
+    sensitivity, specificity = (np.array(found[name]["ci95"]) for name in ("sensitivity", "specificity"))
+    if which == 0:
+        sensitivity = np.full(2, found["sensitivity"]["value"])
+    else:
+        specificity = np.full(2, found["specificity"]["value"])
+    low, high = predictive_values(sensitivity, specificity, prevalent)[which]
+    return {"value": 1.0, "ci95": [float(low), float(high)]}
 
 
 def _per_class(hit: int, wrongly_called: int, missed: int) -> dict[str, float | int | None]:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from strokect.statistics import bootstrap_weights, estimate, roc_auc, weighted_share
+from strokect.statistics import bootstrap_weights, estimate, estimate_share, roc_auc
 
 MIN_PATIENTS = 5  # of a class, for a figure of it: below, a bootstrap of patients says nothing
 TOO_WIDE = 0.4  # an interval of this width leaves open whether the model works in the subgroup
@@ -74,8 +74,8 @@ def _figures(own: pd.DataFrame, variable: str, name: str, resamples: int, seed: 
     enough = [count >= MIN_PATIENTS for count in of_class]
     figures: dict[str, dict[str, Any]] = {
         "roc_auc": estimate(lambda w: roc_auc(y, ranking, w), counts, index) if all(enough) else nothing,
-        "sensitivity": estimate(lambda w: weighted_share(y * d, y, w), counts, index) if enough[1] else nothing,
-        "specificity": estimate(lambda w: weighted_share((1 - y) * (1 - d), 1 - y, w), counts, index) if enough[0] else nothing,
+        "sensitivity": estimate_share(y * d, y, counts, index) if enough[1] else nothing,
+        "specificity": estimate_share((1 - y) * (1 - d), 1 - y, counts, index) if enough[0] else nothing,
     }
     return {
         "variable": variable,

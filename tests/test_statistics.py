@@ -4,10 +4,22 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 from sklearn import metrics as oracle
 
 from strokect.errors import NotEstimableError
-from strokect.statistics import average_precision, bootstrap_weights, brier, ece, log_loss, predictive_values, roc_auc, summarise
+from strokect.statistics import (
+    all_or_none,
+    average_precision,
+    bootstrap_weights,
+    brier,
+    ece,
+    estimate_share,
+    log_loss,
+    predictive_values,
+    roc_auc,
+    summarise,
+)
 
 
 @st.composite
@@ -134,3 +146,25 @@ def test_log_loss_is_scikit_learns() -> None:
     rng = np.random.default_rng(0)
     labels, score, weights = rng.integers(0, 2, 50), rng.uniform(0.01, 0.99, 50), rng.integers(0, 3, 50).astype(float)
     assert log_loss(labels, score, weights[None])[0] == pytest.approx(oracle.log_loss(labels, score, sample_weight=weights))
+
+
+@pytest.mark.parametrize("trials", [1, 6, 35])
+def test_all_or_none_is_scipys_exact_interval(trials: int) -> None:
+    for successes in (0, trials):
+        exact = binomtest(successes, trials).proportion_ci(0.95, method="exact")
+        assert all_or_none(successes == trials, trials) == pytest.approx((exact.low, exact.high))
+
+
+def test_six_of_six_is_not_certain() -> None:
+    """Patients are the trials, however many slices they have; the values at a prevalence follow."""
+    labels = np.repeat([1, 0], 30)
+    decisions = labels.copy()
+    decisions[-3:] = 1
+    patients = np.repeat(np.arange(12), 5)
+    score = decisions.astype(float)
+    got = summarise(labels, score, score, decisions, patients, threshold=0.5, prevalence=(0.1,), resamples=200, seed=0)
+    assert got["sensitivity"] == {"value": 1.0, "ci95": [pytest.approx(0.5407, abs=1e-4), 1.0]}
+    npv = got["at_prevalence"][0]["npv"]
+    assert npv["value"] == 1.0 and npv["ci95"] == [pytest.approx(0.9 * 0.9 / (0.9 * 0.9 + 0.1 * (1 - 0.5407)), abs=1e-4), 1.0]
+    none = estimate_share(np.zeros(60), labels, *bootstrap_weights(patients, 50, 0))
+    assert none["value"] == 0.0 and none["ci95"] == [0.0, pytest.approx(1 - 0.5407, abs=1e-4)]
