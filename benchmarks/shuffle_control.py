@@ -36,7 +36,7 @@ def cohort(source: str, root: Path, scratch: Path) -> tuple[Prepared, Any]:
     params = DataParams(source, "slice", 0, 96, 0, PhantomParams(60, 10, 0), folder)  # type: ignore[arg-type]
     prepare(params, root, scratch / source)
     prepared = load_prepared(scratch / source)
-    return prepared, linked_rows(prepared.images[:, 0])
+    return prepared, linked_rows(prepared.images[:, 0], prepared.patients)
 
 
 def measure(prepared: Prepared, linked: Any, source: str, group_by: str, seeds: range) -> tuple[list[Control], list[float]]:

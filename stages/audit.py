@@ -1,29 +1,51 @@
-"""Stage `audit`: data/prepared → metrics/audit.json, reports/audit.html. Fails on an error that `audit.allow` does not name."""
+"""Stage `audit`: data/prepared and the raw files → metrics/audit.json, reports/audit.html.
+
+Fails on an error that `audit.allow` does not name.
+"""
 
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from strokect.audit import audit_cohort, build_report, check_allow
 from strokect.audit_page import render_page
+from strokect.audit_pairs import draw_pairs
 from strokect.errors import AuditError, run_stage
+from strokect.file_facts import gather_facts
 from strokect.files import write_json, write_text
 from strokect.manifest import Prepared, load_prepared
+from strokect.params import DataParams, Params
+from strokect.sources import raw_pictures, read_source
 
 
-def audit(prepared: Prepared, allow: Sequence[str]) -> tuple[dict[str, Any], str]:
+def audit(prepared: Prepared, params: Params) -> tuple[dict[str, Any], str]:
     """The prepared cohort → (content of audit.json, the page)."""
-    check_allow(allow)
-    report = build_report(audit_cohort(prepared.manifest, prepared.images, prepared.cohort), allow)
-    facts = {
+    check_allow(params.audit.allow)
+    facts = None if prepared.cohort.get("synthetic") else read_facts(prepared, params.data)
+    findings = audit_cohort(prepared.manifest, prepared.images, prepared.cohort, facts, params.split)
+    report = build_report(findings, params.audit.allow)
+    about = {
         "source": prepared.cohort.get("source", "unknown"),
         "labels": f"{prepared.cohort.get('labels', 'unknown')} (per {prepared.cohort['label_unit']})",
         "slices": f"{len(prepared.manifest):,}",
         "positive slices": f"{int(prepared.labels.sum()):,}",
         "patients": f"{prepared.manifest['patient'].nunique():,}",
     }
-    return report, render_page(report, facts)
+    pairs = draw_pairs(findings, prepared.manifest, prepared.images[:, 0])
+    return report, render_page(report, about, pairs, private=not prepared.cohort.get("synthetic", False))
+
+
+def read_facts(prepared: Prepared, params: DataParams) -> pd.DataFrame:
+    """`file_facts` of every row of the manifest. The phantom has none: it is drawn, and no file is behind it."""
+    root = Path("data/raw") / params.source
+    source = read_source(params, root)
+    rows = {row.file: row for row in source.rows}
+    files = prepared.manifest["file"].tolist()
+    pictures = raw_pictures(params, files)  # refuses files that are gone
+    path_of = source.path or (lambda row: root / row.file)
+    return gather_facts([path_of(rows[file]) for file in files], pictures)
 
 
 def raise_if_failed(report: dict[str, Any]) -> None:
@@ -41,8 +63,8 @@ def main() -> None:
     """Read params and data/prepared, always write both reports, then fail if there is something to fail on."""
     from strokect.params import load_params
 
-    allow = load_params().audit.allow
-    report, page = audit(load_prepared(), allow)
+    params = load_params()
+    report, page = audit(load_prepared(), params)
     write_json(Path("metrics/audit.json"), report)
     write_text(Path("reports/audit.html"), page)
     for finding in report["findings"]:

@@ -61,7 +61,7 @@ def raise_if_leaking(report: dict[str, Any]) -> None:
 def main() -> None:
     """Read the prepared cohort; write metrics/split.json, and data/splits.csv unless the split leaks."""
     params, prepared = load_params(), load_prepared()
-    linked = linked_rows(prepared.images[:, 0])
+    linked = linked_rows(prepared.images[:, 0], prepared.patients)
     split = make_split(prepared.manifest, linked, params.split)
     control = shuffle_control(prepared.images, prepared.manifest, split, params.split.seed)
     report = describe(prepared, split, len(linked), control, params.split, params.audit.allow)

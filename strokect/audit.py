@@ -1,59 +1,50 @@
 """The audit: what in a prepared cohort would make every later number wrong.
 
-Each check is a pure function of the manifest, the pixels and the cohort's description. A finding of severity `error`
-stops the pipeline unless `audit.allow` names its check; what was allowed stays in every report.
+Each check is a pure function of the manifest, the pixels, facts of the files and the cohort's description. A finding of severity
+`error` stops the pipeline unless `audit.allow` names its check; what was allowed stays in every report.
 """
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from strokect.duplicates import is_blank
+from strokect import audit_classes, audit_copies
+from strokect.duplicates import is_blank, linked_rows
 from strokect.errors import DataError, ParamsError
 from strokect.files import sha256_bytes
-from strokect.params import SHUFFLE_CONTROL
+from strokect.finding import Check, Evidence, Finding, Severity, count, finding, first
+from strokect.params import SHUFFLE_CONTROL, SplitParams
+from strokect.slices import COLOUR
+from strokect.splits import check_feasible
 
 MAX_FILES = 50  # listed per finding; the message has the full count
 MIN_PATIENTS, MAX_ALONE = 10, 0.9  # from so many patients on, this share of them with a single slice is too much
-MAX_NAMED = 20  # patients or reasons spelled out in a message
 # Seen in public copies: Explorer's copies, augmented or generated pictures, slices with the lesion's contour drawn on them.
 # The words stand alone ("aug_12", "x - Copy"), so that names such as "Augsburg" or "copyright" pass.
-SUSPICIOUS = re.compile(r"(?<![a-z])(copy|aug|augmented|synthetic|synth|overlay)(?![a-z])", re.IGNORECASE)
-
-Severity = Literal["error", "warning", "info"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one check found. `files` are all files concerned, sorted."""
-
-    check: str
-    severity: Severity
-    message: str
-    files: tuple[str, ...]
+SUSPICIOUS = re.compile(r"(?<![a-z])(copy|aug|augmented|synthetic|synth)(?![a-z])", re.IGNORECASE)
+OVERLAY = re.compile(r"(?<![a-z])overlays?(?![a-z])", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """What the checks look at. `same` holds groups of rows with identical prepared pixels or file bytes."""
+def audit_cohort(
+    manifest: pd.DataFrame,
+    images: NDArray[np.uint8],
+    cohort: dict[str, Any],
+    facts: pd.DataFrame | None = None,
+    split: SplitParams | None = None,
+) -> list[Finding]:
+    """Run every check on manifest (N rows), row-aligned images (N, C, S, S) uint8 and cohort.json; worst findings first.
 
-    manifest: pd.DataFrame  # file, patient, label; patient as text
-    same: tuple[pd.DataFrame, ...]
-    blank: pd.DataFrame  # rows that show nothing; alike without being copies, so they are in no group of `same`
-    cohort: dict[str, Any]
-
-
-def audit_cohort(manifest: pd.DataFrame, images: NDArray[np.uint8], cohort: dict[str, Any]) -> list[Finding]:
-    """Run every check on manifest (N rows), row-aligned images (N, C, S, S) uint8 and cohort.json; worst findings first."""
-    evidence = _gather(manifest, images, cohort)
-    findings = [finding for check in CHECKS.values() if (finding := check(evidence)) is not None]
-    return sorted(findings, key=lambda finding: ("error", "warning", "info").index(finding.severity))
+    `facts`: what `file_facts` says of each row's file; `split`: what the cohort must carry. Checks that need one are skipped
+    without it.
+    """
+    evidence = _gather(manifest, images, cohort, facts, split)
+    findings = [found for check in CHECKS.values() if (found := check(evidence)) is not None]
+    return sorted(findings, key=lambda found: ("error", "warning", "info").index(found.severity))
 
 
 def check_allow(allow: Iterable[str]) -> None:
@@ -66,7 +57,7 @@ def check_allow(allow: Iterable[str]) -> None:
 def build_report(findings: list[Finding], allow: Iterable[str]) -> dict[str, Any]:
     """The content of metrics/audit.json. `allowed` lists the checks whose errors were found and let pass."""
     allow = set(allow)
-    errors = [finding.check for finding in findings if finding.severity == "error"]
+    errors = [found.check for found in findings if found.severity == "error"]
     return {
         "passed": all(check in allow for check in errors),
         "allowed": [check for check in errors if check in allow],
@@ -76,31 +67,14 @@ def build_report(findings: list[Finding], allow: Iterable[str]) -> dict[str, Any
     }
 
 
-def identical_across_patients(evidence: Evidence) -> Finding | None:
-    """The same picture under two patient ids: a split by patient would put it into training and test."""
-    return _identical("identical_across_patients", "error", evidence, "patient", "under different patients")
-
-
-def identical_across_classes(evidence: Evidence) -> Finding | None:
-    """The same picture with two labels: one of them is wrong."""
-    return _identical("identical_across_classes", "error", evidence, "label", "with different labels")
-
-
-def identical_within_patient(evidence: Evidence) -> Finding | None:
-    """The same picture more than once in one patient: it counts twice in every average."""
-    doubled = [own for group in evidence.same for _, own in group.groupby("patient") if own.duplicated("pixels").any()]
-    message = f"{_files(doubled)} repeat a picture of the same patient ({_count(len(doubled), 'group')})"
-    return _finding("identical_within_patient", "warning", message, doubled)
-
-
 def patient_in_two_classes(evidence: Evidence) -> Finding | None:
     """Where labels are per patient, a patient with both labels is filed wrongly somewhere."""
     if evidence.cohort["label_unit"] != "patient":
         return None
     mixed = [own for _, own in evidence.manifest.groupby("patient") if own["label"].nunique() > 1]
-    names = _first(str(own["patient"].iloc[0]) for own in mixed)
-    message = f"{_count(len(mixed), 'patient')} with slices of both classes, though labels are per patient: {names}"
-    return _finding("patient_in_two_classes", "error", message, mixed)
+    names = first(str(own["patient"].iloc[0]) for own in mixed)
+    message = f"{count(len(mixed), 'patient')} with slices of both classes, though labels are per patient: {names}"
+    return finding("patient_in_two_classes", "error", message, mixed)
 
 
 def label_conflict(evidence: Evidence) -> Finding | None:
@@ -109,36 +83,72 @@ def label_conflict(evidence: Evidence) -> Finding | None:
     conflicts = {patient: labels for patient, labels in sources.items() if len(set(labels.values())) > 1}
     if not conflicts:
         return None
-    names = _first((f"{p} ({', '.join(f'{s} {v}' for s, v in labels.items())})" for p, labels in conflicts.items()), "; ")
+    names = first((f"{p} ({', '.join(f'{s} {v}' for s, v in labels.items())})" for p, labels in conflicts.items()), "; ")
     own = evidence.manifest[evidence.manifest["patient"].isin(list(conflicts))]
-    message = f"the label sources disagree on {_count(len(conflicts), 'patient')}, {_count(len(own), 'file')} in use: {names}"
+    message = f"the label sources disagree on {count(len(conflicts), 'patient')}, {count(len(own), 'file')} in use: {names}"
     return Finding("label_conflict", "error", message, tuple(sorted(own["file"])))
 
 
 def one_slice_per_patient(evidence: Evidence) -> Finding | None:
     """(Almost) every patient has one slice: the ids are probably those of pictures, and the split would not be by patient."""
+    if not _has_patients(evidence):
+        return None
     slices = evidence.manifest.groupby("patient").size()
     alone = int((slices == 1).sum())
     if len(slices) < MIN_PATIENTS or alone < MAX_ALONE * len(slices):
         return None
     message = (
-        f"{alone:,} of {_count(len(slices), 'patient')} have a single slice: patient level not verifiable. Check how the patient "
+        f"{alone:,} of {count(len(slices), 'patient')} have a single slice: patient level not verifiable. Check how the patient "
         "id is found (data.folder.patient_regex); slices of one person under several ids would leak"
     )
     own = evidence.manifest[evidence.manifest["patient"].isin(slices.index[slices == 1])]
-    return _finding("one_slice_per_patient", "error", message, [own])
+    return finding("one_slice_per_patient", "error", message, [own])
+
+
+def patient_level(evidence: Evidence) -> Finding | None:
+    """The source names no patients; `prepare` has put slices that look alike into one group each."""
+    if _has_patients(evidence):
+        return None
+    groups = count(evidence.manifest["patient"].nunique(), "group")
+    message = f"no patient ids in this source: slices are in {groups} of near-duplicates instead. Patient level not verifiable"
+    return Finding("patient_level", "warning", message, ())
+
+
+def too_few_patients(evidence: Evidence) -> Finding | None:
+    """The split that params.yaml asks for cannot be made of this cohort."""
+    if evidence.split is None:
+        return None
+    try:
+        check_feasible(evidence.manifest, evidence.linked, evidence.split)
+    except DataError as error:
+        return Finding("too_few_patients", "error", str(error), ())
+    return None
+
+
+def overlays(evidence: Evidence) -> Finding | None:
+    """Pictures with something drawn on them, in colour or grey: a contour around the lesion is the answer."""
+    coloured = [entry["file"] for entry in evidence.cohort["unreadable"] if COLOUR in entry["reason"]]
+    files = evidence.manifest["file"]
+    named = [file for file in files if OVERLAY.search(file)]
+    drawn = [] if evidence.facts is None else files[evidence.facts["drawn"].to_numpy(bool)].tolist()
+    found = tuple(sorted({*coloured, *named, *drawn}))
+    message = (
+        f"{count(len(found), 'file')} with something drawn over the slice: {len(coloured)} in colour (left out as unreadable), "
+        f"{len(drawn)} with grey lines, {len(named)} named as overlays"
+    )
+    return Finding("overlays", "error", message, found) if found else None
 
 
 def blank_slices(evidence: Evidence) -> Finding | None:
     """Slices that are one grey level: harmless above the vertex, a sign of a wrong window or of broken files elsewhere."""
     blank = evidence.blank
-    return _finding("blank_slices", "warning", f"{_count(len(blank), 'slice')} show nothing", [blank] if len(blank) else [])
+    return finding("blank_slices", "warning", f"{count(len(blank), 'slice')} show nothing", [blank] if len(blank) else [])
 
 
 def suspicious_names(evidence: Evidence) -> Finding | None:
-    """Names of copies, augmented or synthetic pictures and overlays: not original slices."""
+    """Names of copies, augmented or synthetic pictures: not original slices."""
     hits = tuple(sorted(file for file in evidence.manifest["file"] if SUSPICIOUS.search(file)))
-    message = f"{_count(len(hits), 'file')} named like copies, augmented or synthetic pictures or overlays with drawn contours"
+    message = f"{count(len(hits), 'file')} named like copies, augmented or synthetic pictures"
     return Finding("suspicious_names", "warning", message, hits) if hits else None
 
 
@@ -152,33 +162,51 @@ def left_out(evidence: Evidence) -> Finding | None:
     return _excluded("left_out", "info", evidence, "left out of the cohort")
 
 
-Check = Callable[[Evidence], Finding | None]
 _ALL: tuple[Check, ...] = (
-    identical_across_patients,
-    identical_across_classes,
+    audit_copies.identical_across_patients,
+    audit_copies.identical_across_classes,
+    audit_copies.near_duplicates_across_patients,
+    overlays,
     patient_in_two_classes,
     label_conflict,
     one_slice_per_patient,
-    identical_within_patient,
-    blank_slices,
+    too_few_patients,
+    audit_copies.identical_within_patient,
+    audit_copies.near_duplicates_within_patient,
     suspicious_names,
+    audit_classes.resolution_by_class,
+    audit_classes.encoding_by_class,
+    audit_classes.frame_by_class,
+    audit_classes.text_by_class,
+    audit_classes.shortcut_probes,
+    patient_level,
+    blank_slices,
     unreadable,
     left_out,
 )
 CHECKS: dict[str, Check] = {check.__name__: check for check in _ALL}
 
 
-def _gather(manifest: pd.DataFrame, images: NDArray[np.uint8], cohort: dict[str, Any]) -> Evidence:
+def _gather(
+    manifest: pd.DataFrame,
+    images: NDArray[np.uint8],
+    cohort: dict[str, Any],
+    facts: pd.DataFrame | None,
+    split: SplitParams | None,
+) -> Evidence:
     missing = [name for name in ("file", "patient", "label", "sha256") if name not in manifest.columns]
     missing += [name for name in ("label_unit", "left_out", "unreadable", "patient_labels") if name not in cohort]
     if missing:
         raise DataError(f"data/prepared: manifest.csv or cohort.json lacks {', '.join(missing)}; run `dvc repro -f prepare`")
     if len(images) != len(manifest):
         raise DataError(f"data/prepared: {len(images)} images but {len(manifest)} manifest rows; run `dvc repro -f prepare`")
-    rows = manifest[["file", "patient", "label", "sha256"]].astype({"file": str, "patient": str})
+    rows = manifest.reset_index(drop=True).astype({"file": str, "patient": str})
     rows["pixels"] = [sha256_bytes(image.tobytes()) for image in images]
     blank = is_blank(images[:, 0])
-    return Evidence(rows, tuple(_identical_groups(rows[~blank])), rows[blank], cohort)
+    linked = linked_rows(images[:, 0], rows["patient"].to_numpy(np.str_))
+    pixels = rows["pixels"].to_numpy(np.str_)
+    altered = linked[pixels[linked[:, 0]] != pixels[linked[:, 1]]]
+    return Evidence(rows, tuple(_identical_groups(rows[~blank])), altered, rows[blank], cohort, facts, split)
 
 
 def _identical_groups(rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
@@ -192,38 +220,15 @@ def _identical_groups(rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
             yield group
 
 
-def _identical(check: str, severity: Severity, evidence: Evidence, column: str, how: str) -> Finding | None:
-    groups = [group for group in evidence.same if group[column].nunique() > 1]
-    exact = sum(group["sha256"].nunique() < len(group) for group in groups)
-    message = f"{_files(groups)} hold the same picture {how} ({_count(len(groups), 'group')}, {exact} with identical bytes)"
-    return _finding(check, severity, message, groups)
-
-
 def _excluded(key: str, severity: Severity, evidence: Evidence, what: str) -> Finding | None:
     entries: list[dict[str, str]] = evidence.cohort[key]
     if not entries:
         return None
     reasons = Counter(entry["reason"] for entry in entries).most_common()
-    why = _first((f"{count} × {reason}" for reason, count in reasons), "; ")
+    why = first((f"{number} × {reason}" for reason, number in reasons), "; ")
     files = tuple(sorted(entry["file"] for entry in entries))
-    return Finding(key, severity, f"{_count(len(entries), 'file')} {what}: {why}", files)
+    return Finding(key, severity, f"{count(len(entries), 'file')} {what}: {why}", files)
 
 
-def _finding(check: str, severity: Severity, message: str, groups: list[pd.DataFrame]) -> Finding | None:
-    if not groups:
-        return None
-    return Finding(check, severity, message, tuple(sorted({str(file) for group in groups for file in group["file"]})))
-
-
-def _files(groups: list[pd.DataFrame]) -> str:
-    return _count(sum(map(len, groups)), "file")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _first(names: Iterable[str], separator: str = ", ") -> str:
-    listed = list(names)
-    more = f"{separator}and {len(listed) - MAX_NAMED} more" if len(listed) > MAX_NAMED else ""
-    return separator.join(listed[:MAX_NAMED]) + more
+def _has_patients(evidence: Evidence) -> bool:
+    return bool(evidence.cohort.get("patient_level_verifiable", True))

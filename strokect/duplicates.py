@@ -1,8 +1,10 @@
-"""Near-duplicate slices, found by a 256-bit perceptual hash of the low spatial frequencies."""
+"""Near-duplicate slices: by a 256-bit perceptual hash of the low spatial frequencies, and by what survives alteration."""
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import dctn
+
+from strokect.near_duplicates import altered_copies
 
 HASH_SIDE = 16  # 16 × 16 coefficients, 256 bits
 MAX_DISTANCE = 16  # re-encoding (JPEG 40), resampling and noise move a CT-ICH slice by ≤ 6 bits, brightness × 1.1 by ≤ 14
@@ -57,10 +59,14 @@ def is_blank(images: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return np.concatenate([block.reshape(len(block), -1).std(axis=1) < MIN_SPREAD for block in blocks])
 
 
-def linked_rows(images: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Near-duplicate pairs (P, 2) among images (N, S, S) that show something.
+def linked_rows(images: NDArray[np.uint8], patients: NDArray[np.str_] | None = None) -> NDArray[np.int64]:
+    """Near-duplicate pairs (P, 2), i < j, ascending, among images (N, S, S) that show something.
 
+    Those whose hashes are close, and those where one is an altered copy of the other (`near_duplicates`). The latter, which take
+    longer, are looked for between `patients` (N,) only where these are known: inside one they decide nothing.
     Blank pictures all hash alike; counting them would tie every patient who has one to every other.
     """
     textured = np.flatnonzero(~is_blank(images))
-    return textured[near_duplicate_pairs(perceptual_hash(images)[textured])]
+    groups = np.arange(len(images)) if patients is None else np.unique(patients, return_inverse=True)[1]
+    by_hash = near_duplicate_pairs(perceptual_hash(images)[textured])
+    return np.unique(np.concatenate([textured[by_hash], altered_copies(images, groups)]), axis=0)

@@ -23,17 +23,9 @@ def make_split(manifest: pd.DataFrame, linked: NDArray[np.int64], params: SplitP
     """
     from sklearn.model_selection import StratifiedKFold  # here: every training stage imports this module, and it takes 2 s
 
-    labels = manifest["label"].to_numpy(int)
-    units = np.arange(len(manifest))
-    if params.group_by == "patient":
-        units = linked_groups(manifest["patient"].to_numpy(str), linked)
-    unit_ids, unit_of = np.unique(units, return_inverse=True)  # (U,), (N,)
-    positive = np.zeros(len(unit_ids), int)
-    np.maximum.at(positive, unit_of, labels)
-    _check_counts(positive, params)
-
+    positive, unit_of = check_feasible(manifest, linked, params)
     rng = np.random.default_rng(params.seed)
-    part = np.full(len(unit_ids), -1)
+    part = np.full(len(positive), -1)
     for stratum in (0, 1):
         members = rng.permutation(np.flatnonzero(positive == stratum))
         part[members[: round(params.test_fraction * len(members))]] = -2
@@ -46,6 +38,23 @@ def make_split(manifest: pd.DataFrame, linked: NDArray[np.int64], params: SplitP
     if params.group_by == "patient":
         check_disjoint(split, linked)
     return split
+
+
+def check_feasible(
+    manifest: pd.DataFrame, linked: NDArray[np.int64], params: SplitParams
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """What is dealt out as one: whether each such unit has a positive slice (U,), and the unit of each slice (N,).
+
+    Raises DataError if there are too few units for the parts that `params` asks for. Arguments as for `make_split`.
+    """
+    units = np.arange(len(manifest))
+    if params.group_by == "patient":
+        units = linked_groups(manifest["patient"].to_numpy(str), linked)
+    unit_ids, unit_of = np.unique(units, return_inverse=True)
+    positive = np.zeros(len(unit_ids), int)
+    np.maximum.at(positive, unit_of, manifest["label"].to_numpy(int))
+    _check_counts(positive, params)
+    return positive, unit_of
 
 
 def check_disjoint(split: pd.DataFrame, linked: NDArray[np.int64]) -> None:

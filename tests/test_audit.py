@@ -10,13 +10,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import composed
 from numpy.typing import NDArray
 
 from stages import audit as stage
+from stages.prepare import prepare
 from strokect import params as params_module
-from strokect.audit import CHECKS, MAX_FILES, Finding, audit_cohort, build_report, check_allow
+from strokect.audit import CHECKS, MAX_FILES, audit_cohort, build_report, check_allow
 from strokect.audit_page import render_page
+from strokect.audit_pairs import MAX_SHOWN, draw_pairs
 from strokect.errors import DataError, ParamsError, run_stage
+from strokect.finding import Finding
+from strokect.manifest import load_prepared
+from strokect.params import SplitParams
+from strokect.phantom import make_cohort, window
+from strokect.slices import COLOUR
 
 
 def test_ids_that_are_those_of_pictures_are_an_error() -> None:
@@ -57,8 +65,14 @@ class Case:
             "patient_labels": {patient: {"folder": int(patient in "ab"), "table": int(patient in "ab")} for patient in "abcd"},
         }
 
-    def findings(self) -> dict[str, Finding]:
-        return {finding.check: finding for finding in audit_cohort(self.manifest, self.images, self.cohort)}
+    def findings(self, facts: pd.DataFrame | None = None, split: SplitParams | None = None) -> dict[str, Finding]:
+        found = audit_cohort(self.manifest, self.images, self.cohort, facts, split)
+        return {finding.check: finding for finding in found}
+
+    def facts(self) -> pd.DataFrame:
+        """Of twelve files that have nothing in common with their class."""
+        row = {"file_kb": 50.0, "encoding": "PNG L", "frame_px": 0, "frame_level": 0.0, "letters": 0, "drawn": False}
+        return pd.DataFrame([row] * len(self.manifest))
 
     def copy_pixels(self, source: int, target: int) -> None:
         self.images[target] = self.images[source]
@@ -72,7 +86,7 @@ class Case:
         folder.mkdir(parents=True)
         self.manifest.to_csv(folder / "manifest.csv", index=False)
         np.save(folder / "images.npy", self.images)
-        (folder / "cohort.json").write_text(json.dumps(self.cohort))
+        (folder / "cohort.json").write_text(json.dumps({**self.cohort, "synthetic": True}))  # no files behind it
 
 
 @pytest.fixture
@@ -155,7 +169,7 @@ def test_left_out_and_unreadable_are_counted_by_reason(case: Case) -> None:
     assert list(found) == ["unreadable", "left_out"]  # the worst first
 
 
-@pytest.mark.parametrize("name", ["x - Copy.jpg", "aug_1.png", "Normal/synthetic_7.png", "Bleeding/OVERLAY/10000.png"])
+@pytest.mark.parametrize("name", ["x - Copy.jpg", "aug_1.png", "Normal/synthetic_7.png"])
 def test_suspicious_names(case: Case, name: str) -> None:
     case.manifest.loc[0, "file"] = name
     assert case.findings()["suspicious_names"].files == (name,)
@@ -209,7 +223,9 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(
         params_module,
         "load_params",
-        lambda: SimpleNamespace(audit=SimpleNamespace(allow=tuple(json.loads((tmp_path / "allow.json").read_text())))),
+        lambda: SimpleNamespace(
+            audit=SimpleNamespace(allow=tuple(json.loads((tmp_path / "allow.json").read_text()))), split=None
+        ),
     )
     return tmp_path
 
@@ -222,7 +238,9 @@ def test_stage_writes_the_reports_and_then_fails(case: Case, workspace: Path, ca
     assert caught.value.code == 1
     report = json.loads((workspace / "metrics/audit.json").read_text())
     assert report["passed"] is False and report["findings"][0]["files"] == ["a (0).jpg", "b (0).jpg"]
-    assert "failed" in (workspace / "reports/audit.html").read_text()
+    page = (workspace / "reports/audit.html").read_text()
+    assert "failed" in page and page.count('src="data:image/png;base64,') == 2  # the pair side by side
+    assert "do not share" not in page  # nobody's pictures
     output = capsys.readouterr()
     assert "1 errors, 0 warnings, 0 infos" in output.out
     assert "identical_across_patients" in output.err and "audit.allow" in output.err
@@ -256,3 +274,153 @@ def test_blank_slices_are_a_warning_and_no_copies() -> None:
     findings = audit_cohort(case.manifest, case.images, case.cohort)
     assert [(finding.check, finding.severity) for finding in findings] == [("blank_slices", "warning")]
     assert len(findings[0].files) == 3
+
+
+def phantom_case() -> Case:
+    """The case with heads instead of noise in its pictures."""
+    case = Case()
+    pieces = make_cohort(patients=4, slices=4, size=96, seed=2)
+    case.images = np.stack([window(piece.hu)[None] for piece in pieces if piece.slice])
+    return case
+
+
+def test_a_mirrored_copy_under_another_patient_is_an_error() -> None:
+    case = phantom_case()
+    assert case.findings() == {}
+    case.images[10] = case.images[1][:, :, ::-1]
+    finding = case.findings()["near_duplicates_across_patients"]
+    assert finding.severity == "error"
+    assert finding.files == ("a (1).jpg", "d (1).jpg") and finding.pairs == (("a (1).jpg", "d (1).jpg"),)
+    assert "1 pair of different patients" in finding.message and "1 with different labels" in finding.message
+
+
+def test_a_near_duplicate_within_a_patient_is_a_warning() -> None:
+    case = phantom_case()
+    case.images[1] = np.clip(case.images[0].astype(int) + 2 * (case.images[0] > 0), 0, 255)
+    found = case.findings()
+    assert list(found) == ["near_duplicates_within_patient"]
+    assert found["near_duplicates_within_patient"].severity == "warning"
+    assert found["near_duplicates_within_patient"].files == ("a (0).jpg", "a (1).jpg")
+
+
+def test_identical_pictures_are_not_called_near_duplicates_too() -> None:
+    case = phantom_case()
+    case.copy_pixels(0, 3)
+    assert list(case.findings()) == ["identical_across_patients"]
+
+
+def test_overlays_are_an_error_in_colour_in_grey_and_by_name(case: Case) -> None:
+    assert case.findings(case.facts()) == {}
+    case.cohort["unreadable"] = [
+        {"file": "z.png", "reason": f"{COLOUR}: CT slices are grey"},
+        {"file": "y.png", "reason": "truncated"},
+    ]
+    case.manifest.loc[4, "file"] = "Bleeding/OVERLAY/1.png"
+    facts = case.facts()
+    facts.loc[2, "drawn"] = True
+    found = case.findings(facts)
+    assert found["overlays"].severity == "error"
+    assert found["overlays"].files == ("Bleeding/OVERLAY/1.png", "a (2).jpg", "z.png")
+    assert "1 in colour" in found["overlays"].message and "1 with grey lines, 1 named" in found["overlays"].message
+
+
+def test_too_few_patients_for_the_split_is_an_error_before_anything_is_split(case: Case) -> None:
+    params = SplitParams(group_by="patient", test_fraction=0.0, folds=(0, 1), seed=0)
+    finding = case.findings(split=params)["too_few_patients"]
+    assert finding.severity == "error" and "2 patients" in finding.message
+    assert case.findings(split=SplitParams(group_by="none", test_fraction=0.0, folds=(0, 1), seed=0)) == {}
+
+
+def wide(case: Case, patients: int = 30) -> Case:
+    """So many patients, half of them positive, as a check of differences between classes needs."""
+    rows = [(f"p{p} ({k}).jpg", f"p{p}", k, p % 2) for p in range(patients) for k in range(4)]
+    case.manifest = pd.DataFrame(rows, columns=["file", "patient", "slice", "label"])
+    case.manifest["sha256"], case.manifest["width"], case.manifest["height"] = case.manifest["file"], 32, 32
+    case.images = np.random.default_rng(1).integers(0, 256, (len(rows), 1, 32, 32), np.uint8)
+    case.cohort["patient_labels"] = {}
+    return case
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "check"),
+    [
+        ("frame_px", 3, "frame_by_class"),
+        ("letters", 6, "text_by_class"),
+        ("encoding", "JPEG L, quantisation 01234567", "encoding_by_class"),
+    ],
+)
+def test_a_property_of_one_class_is_a_warning_that_lists_its_files(case: Case, column: str, value: Any, check: str) -> None:
+    wide(case)
+    facts = case.facts()
+    marked = np.flatnonzero(case.manifest["label"] == 1)[::4]  # one slice of each positive patient
+    facts.loc[marked, column] = value
+    found = case.findings(facts)
+    assert list(found) == [check]
+    assert found[check].severity == "warning"
+    assert set(case.manifest["file"][marked]) <= set(found[check].files)
+
+    facts = case.facts()
+    facts.loc[::4, column] = value  # in both classes alike
+    assert case.findings(facts) == {}
+
+
+def test_resolution_of_one_class_is_a_warning(case: Case) -> None:
+    wide(case)
+    case.manifest["width"] = np.where(case.manifest["label"] == 1, 512, 650)
+    assert list(case.findings()) == ["resolution_by_class"]
+    case.manifest["width"] = np.where(case.manifest["slice"] == 1, 512, 650)
+    assert case.findings() == {}
+
+
+def test_file_size_that_gives_the_class_away_is_a_warning(case: Case) -> None:
+    wide(case)
+    facts = case.facts()
+    rng = np.random.default_rng(0)
+    facts["file_kb"] = 50 + 10 * case.manifest["slice"] + rng.normal(size=len(facts))  # goes with the position only
+    assert case.findings(facts) == {}
+    facts["file_kb"] += 3 * case.manifest["label"]
+    found = case.findings(facts)
+    assert list(found) == ["shortcut_probes"] and "file size: AUC 0." in found["shortcut_probes"].message
+
+
+def test_without_patient_ids_the_report_says_so(case: Case) -> None:
+    wide(case)
+    case.manifest["patient"] = [str(i) for i in range(len(case.manifest))]
+    assert list(case.findings()) == ["one_slice_per_patient"]
+    case.cohort["patient_level_verifiable"] = False
+    found = case.findings()
+    assert list(found) == ["patient_level"]
+    assert found["patient_level"].severity == "warning" and "Patient level not verifiable" in found["patient_level"].message
+
+
+def test_the_page_shows_pairs_that_differ_and_warns_of_real_pictures(case: Case) -> None:
+    case.copy_pixels(0, 1)
+    case.copy_pixels(0, 3)
+    findings = list(case.findings().values())
+    shown = draw_pairs(findings, case.manifest, case.images[:, 0])
+    pair = shown["identical_across_patients"][0]
+    assert {picture.about.split(",")[0] for picture in pair} == {"patient a", "patient b"}
+    page = render_page(build_report(findings, []), {}, shown)
+    assert "do not share or commit" in page and page.count("<img") == 2 * sum(map(len, shown.values()))
+    assert "do not share" not in render_page(build_report(findings, []), {}, shown, private=False)
+
+
+def test_the_page_stays_small(case: Case) -> None:
+    wide(case)
+    many = Finding("identical_within_patient", "warning", "x", (), tuple([("p0 (0).jpg", "p0 (1).jpg")] * 100))
+    assert len(draw_pairs([many], case.manifest, case.images[:, 0])["identical_within_patient"]) == MAX_SHOWN
+
+
+@pytest.mark.realdata
+@pytest.mark.slow
+def test_the_only_errors_of_ct_ich_are_its_label_conflicts(
+    realdata: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data/raw").mkdir(parents=True)
+    (tmp_path / "data/raw/kaggle_ct_ich").symlink_to((realdata / "brain-stroke-ct").resolve())
+    params = params_module.build(params_module.Params, composed("profile=ct_ich"), "params.yaml")
+    prepare(params.data, Path("data/raw/kaggle_ct_ich"), Path("data/prepared"))
+    report, page = stage.audit(load_prepared(), params)
+    assert [f["check"] for f in report["findings"] if f["severity"] == "error"] == ["label_conflict"]
+    assert "do not share or commit" in page

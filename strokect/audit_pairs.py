@@ -1,0 +1,49 @@
+"""The pictures of the audit's page: pairs side by side, single ones where a finding is about pictures that were drawn on."""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
+
+from strokect.finding import Finding
+
+MAX_SHOWN = 12  # pairs, or single pictures, of one finding
+SINGLE = ("overlays", "frame_by_class", "text_by_class", "suspicious_names")  # findings whose files are shown one by one
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One picture on the page. `uri` holds the whole PNG."""
+
+    file: str
+    about: str  # patient and label
+    uri: str
+
+
+def draw_pairs(findings: Sequence[Finding], manifest: pd.DataFrame, images: NDArray[np.uint8]) -> dict[str, list[list[Shown]]]:
+    """Check → what is shown of it, in rows of pictures that belong together. `images` (N, S, S) uint8, row-aligned."""
+    rows = {str(file): row for row, file in enumerate(manifest["file"])}
+
+    def show(file: str) -> Shown:
+        row = rows[file]
+        label = "positive" if manifest["label"].iloc[row] else "negative"
+        return Shown(file, f"patient {manifest['patient'].iloc[row]}, {label}", _png(np.asarray(images[row])))
+
+    shown = {}
+    for found in findings:
+        if found.pairs:
+            shown[found.check] = [[show(a), show(b)] for a, b in found.pairs[:MAX_SHOWN]]
+        elif found.check in SINGLE:  # those in colour were not prepared: nothing to show
+            shown[found.check] = [[show(file)] for file in found.files if file in rows][:MAX_SHOWN]
+    return {check: groups for check, groups in shown.items() if groups}
+
+
+def _png(image: NDArray[np.uint8]) -> str:
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()

@@ -1,0 +1,53 @@
+"""Is something drawn on a picture? A lesion's contour on a training slice is the answer written beside the question.
+
+Pictures of `annotations.FINE_PX` and more are measured as the service measures them (`pixel_checks`: lines and text over the
+brain, white, grey or black), with limits above what any of the 2,468 untouched slices of CT-ICH has. In smaller ones the brain is
+as thin and sharp as ink; there only a closed curve of one grey level is drawn without doubt: noise gives tissue no such level.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+from scipy.ndimage import binary_fill_holes, label
+
+from strokect.annotations import FINE_PX
+from strokect.morphology import Grey, Mask, dilate, erode
+
+DRAWN = {
+    "bright_strokes": 1.5,
+    "dark_strokes": 1.0,
+    "strokes": 4.0,
+}  # descriptors of `pixel_checks`, above which something is drawn
+THIN_PX = 5  # of the opening that takes a curve away
+STEP = 25  # grey levels between a curve and what is around
+LEVELS = 10, 250  # air and bone are of one level, too, beyond these
+RING_PX, HOLE_PX = 12, 6  # least pixels of a curve, and of what it encloses
+LONE = 4.0  # times as many thin pixels of a level as of the levels around
+SLACK = 1  # grey levels within a curve
+
+
+def is_drawn_on(grey: Grey, measured: Mapping[str, float]) -> bool:
+    """(H, W) uint8 as the file has it, and what `pixel_checks.measure` says of it."""
+    if any(measured[name] > limit for name, limit in DRAWN.items()):  # NaN: no head, no brain to draw on
+        return True
+    return min(grey.shape) < FINE_PX and (_has_ring(grey) or _has_ring(255 - grey))
+
+
+def _has_ring(grey: Grey) -> bool:
+    """Whether a thin bright closed curve of one grey level is in the picture."""
+    thin = grey - dilate(erode(grey, THIN_PX), THIN_PX) >= STEP
+    counts = np.bincount(grey[thin], minlength=256).astype(float)
+    around = np.convolve(counts, np.ones(17) / 17, "same")
+    levels = np.flatnonzero((counts >= RING_PX) & (counts >= LONE * (around - counts / 17)))
+    return any(
+        _closed(thin & (np.abs(grey.astype(np.int16) - level) <= SLACK)) for level in levels if LEVELS[0] <= level < LEVELS[1]
+    )
+
+
+def _closed(mask: Mask) -> bool:
+    parts, found = label(mask, np.ones((3, 3)))
+    for number in np.flatnonzero(np.bincount(parts.ravel(), minlength=found + 1)[1:] >= RING_PX) + 1:
+        ring = parts == number
+        if np.count_nonzero(binary_fill_holes(ring)) - np.count_nonzero(ring) >= HOLE_PX:
+            return True
+    return False

@@ -1,0 +1,93 @@
+"""What is read off a file apart from the slice: each fact is there when planted, and not otherwise."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from benchmarks.plants import contour
+from strokect.errors import ImageError
+from strokect.file_facts import COLUMNS, count_letters, find_frame, gather_facts
+from strokect.images import Picture
+from strokect.overlays import is_drawn_on
+from strokect.phantom import make_cohort, window
+from strokect.pixel_checks import measure
+
+
+@pytest.fixture(scope="module")
+def heads() -> list[NDArray[np.uint8]]:
+    return [window(p.hu) for p in make_cohort(patients=4, slices=6, size=128, seed=5)]
+
+
+def enlarged(grey: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    return np.asarray(Image.fromarray(grey).resize((side, side), Image.Resampling.BICUBIC))
+
+
+@pytest.mark.parametrize("side", [128, 512])
+def test_untouched_slices_have_no_frame_no_text_and_nothing_drawn(heads: list[NDArray[np.uint8]], side: int) -> None:
+    for head in heads:
+        grey = enlarged(head, side)
+        assert find_frame(grey)[0] == 0
+        assert count_letters(grey) < 3
+        assert not is_drawn_on(grey, measure(Picture(grey, 0)))
+
+
+@pytest.mark.parametrize("side", [192, 512])
+def test_a_drawn_contour_is_seen(heads: list[NDArray[np.uint8]], side: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    seen = []
+    for number, head in enumerate(heads[2::3]):
+        Image.fromarray(enlarged(head, side)).save(tmp_path / f"{number}.png")
+        grey = np.asarray(contour(tmp_path / f"{number}.png", rng, colour=False))
+        seen.append(is_drawn_on(grey, measure(Picture(grey, 0))))
+    assert sum(seen) >= len(seen) - 1, seen
+
+
+@pytest.mark.parametrize(("width", "level"), [(2, 255), (5, 90), (7, 40)])
+def test_frame_has_its_width_and_level(heads: list[NDArray[np.uint8]], width: int, level: int) -> None:
+    grey = np.full((128, 128), level, np.uint8)
+    grey[width:-width, width:-width] = heads[3][width:-width, width:-width]
+    assert find_frame(grey) == (width, level)
+
+
+def test_a_head_that_reaches_the_edge_is_no_frame() -> None:
+    grey = np.zeros((64, 64), np.uint8)
+    grey[20:] = 130
+    assert find_frame(grey)[0] == 0
+
+
+def test_letters_beside_the_head_are_counted(heads: list[NDArray[np.uint8]]) -> None:
+    picture = Image.fromarray(enlarged(heads[3], 512))
+    ImageDraw.Draw(picture).text((8, 8), "R 12 34", fill=255, font_size=18)
+    assert count_letters(np.asarray(picture)) >= 4
+
+
+def test_encoding_tells_formats_and_quantisation_apart(heads: list[NDArray[np.uint8]], tmp_path: Path) -> None:
+    picture = Image.fromarray(heads[0])
+    names = ["a.png", "b.jpg", "c.jpg", "d.jpg"]
+    for name, options in zip(names, ({}, {"quality": 75}, {"quality": 75}, {"quality": 90}), strict=True):
+        picture.save(tmp_path / name, **options)
+    (tmp_path / "e.dcm").write_bytes(b"no picture")
+
+    def gone() -> Picture:
+        raise ImageError("unreadable_file", "cannot be opened")
+
+    files = [tmp_path / name for name in (*names, "e.dcm", "gone")]
+    facts = gather_facts(files, [*[lambda: Picture(heads[0], 0)] * 4, gone, gone])
+    assert list(facts) == COLUMNS
+    encoding = facts["encoding"].tolist()
+    assert encoding[0] == "PNG L" and encoding[1] == encoding[2] != encoding[3] and encoding[4:] == ["dcm", ""]
+    assert "JPEG" in encoding[1]
+    assert facts["file_kb"][0] == (tmp_path / "a.png").stat().st_size / 1000
+    assert np.isnan(facts["file_kb"][5])
+
+
+def test_a_picture_that_is_no_jpeg_has_no_quantisation(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    Image.fromarray(np.zeros((40, 40), np.uint8)).save(stream, "PNG")
+    (tmp_path / "x.jpg").write_bytes(stream.getvalue())  # by its name only
+    facts = gather_facts([tmp_path / "x.jpg"], [lambda: Picture(np.zeros((40, 40), np.uint8), 0)])
+    assert facts["encoding"].tolist() == ["PNG L"]
