@@ -18,7 +18,7 @@ def sections(metrics: dict[str, Any], oof: dict[str, Any], safety: dict[str, Any
         _guarantees(metrics),
         _abstaining(metrics, safety),
         _safety(safety),
-        _subgroups(metrics),
+        _subgroups(metrics, oof),
         _ablation(metrics),
     ]
 
@@ -148,8 +148,18 @@ def _safety(safety: dict[str, Any]) -> Section:
     )
 
 
-def _subgroups(metrics: dict[str, Any]) -> Section:
-    found = metrics["subgroups"]
+def _subgroups(metrics: dict[str, Any], oof: dict[str, Any]) -> Section:
+    parts = [metrics] if metrics["part"] == "oof" else [metrics, oof]
+    looked_at = " and ".join(f"{part['subgroups']['looked_at']} figures {PARTS[part['part']]}" for part in parts)
+    return _section(
+        "subgroups",
+        "Subgroups",
+        [f"Slices; {looked_at} were looked at. {metrics['subgroups']['note']} “Says little”: an interval wider than 0.4."],
+        *(_of_groups(part["subgroups"]["groups"], PARTS[part["part"]]) for part in parts),
+    )
+
+
+def _of_groups(groups: list[dict[str, Any]], caption: str) -> dict[str, Any]:
     rows = [
         [
             group["variable"],
@@ -159,18 +169,10 @@ def _subgroups(metrics: dict[str, Any]) -> Section:
             *(figure_text(group[name]) for name in ("roc_auc", "sensitivity", "specificity")),
             "says little" if group["says_little"] else "",
         ]
-        for group in found["groups"]
+        for group in groups
     ]
     head = ["", "subgroup", "slices (positive)", "patients (positive)", "ROC AUC", "sensitivity", "specificity", ""]
-    return _section(
-        "subgroups",
-        "Subgroups",
-        [
-            f"{PARTS[metrics['part']].capitalize()}, slices. {found['looked_at']} figures were looked at. {found['note']} “Says "
-            "little”: an interval wider than 0.4."
-        ],
-        _table(head, rows),
-    )
+    return _table(head, rows, caption)
 
 
 def _ablation(metrics: dict[str, Any]) -> Section:
