@@ -11,7 +11,7 @@ import yaml
 from conftest import composed
 
 from benchmarks import accuracy
-from benchmarks.accuracy_steps import HEADLINE_SEEDS, HEADLINES, STEPS, TUNING_SEED
+from benchmarks.accuracy_steps import BEST, HEADLINE_SEEDS, HEADLINES, PROFILE, STEPS, TUNING_SEED
 from strokect.errors import DataError
 from strokect.files import write_json
 from strokect.params import load_params
@@ -150,3 +150,12 @@ def test_a_step_in_series_is_judged_by_what_was_seen_in_series(monkeypatch: pyte
     assert found["slice"]["roc_auc"]["value"] == 1.0
     assert found["log_loss"]["value"] == pytest.approx(-np.mean(np.log([0.9, 0.9, 0.8, 0.8])))
     assert "-S tune_threshold.patient_rule=sequence" in found["command"]
+
+
+def test_the_best_profile_is_the_first_headline() -> None:
+    step = STEPS[HEADLINES[0]]
+    seed = f"split.seed={HEADLINE_SEEDS[0]}"
+    expected = composed(f"profile={PROFILE}", *(f"{key}={value}" for key, value in step.overrides.items()), seed)
+    # hnm.epochs has no effect where mining is off.
+    expected["hnm"]["epochs"] = composed(f"profile={BEST}")["hnm"]["epochs"]
+    assert composed(f"profile={BEST}") == expected
