@@ -49,6 +49,8 @@ search: setup ## hyperparameter search with the params as they stand (docs/searc
 bench: setup ## the benchmarks, into metrics/bench/
 	python -m benchmarks.pipeline
 	python -m benchmarks.prepare
+	python -m benchmarks.audit
+	python -m benchmarks.planted_leaks
 	python -m benchmarks.serve
 	python -m benchmarks.service
 	python -m benchmarks.bento_start

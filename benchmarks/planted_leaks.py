@@ -34,7 +34,7 @@ from strokect.sources import read_source
 JSON, SHUFFLE, SPEED = (Path(f"metrics/bench/{name}.json") for name in ("planted_leaks", "shuffle_control", "audit"))
 PAGE = Path("docs/results/audit.md")
 DRAWN_PX, FILE_PX = 128, 512  # phantom heads are drawn at the one and enlarged to the other: a scanner is as smooth
-PATIENTS, SLICES = 60, 8
+PATIENTS, SLICES = 60, 10
 SIZE = {"phantom": 96, "real": 128}  # data.image_size
 EVERY = 8  # of the real slices that the cohort with labels per patient is made of: that check looks at names only
 # The check that must list the planted files.
@@ -42,6 +42,7 @@ CAUGHT_BY = {
     "copy": "identical_across_patients",
     "aug_ file": "suspicious_names",
     "grey contour": "overlays",
+    "grey contour anywhere": "overlays",
     "coloured contour": "overlays",
     "frame around one class": "frame_by_class",
     "patient in two classes": "patient_in_two_classes",

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 
 from strokect.morphology import find_head, shrink
 
+BRAIN = 0.6  # of the head that is soft tissue, where readers outline lesions; less at the skull base and in the face
 Grey = NDArray[np.uint8]
 Rng = np.random.Generator
 
@@ -95,6 +96,13 @@ def contour(path: Path, rng: Rng, colour: bool) -> Image.Image:
     return picture if colour else picture.convert("L")
 
 
+def tissue_share(grey: Grey) -> float:
+    """How much of the head is brain or other soft tissue, 0 … 1."""
+    small = shrink(grey)
+    head = find_head(small)
+    return float(np.mean((small[head] > 90) & (small[head] < 190))) if head.any() else 0.0
+
+
 def frame(path: Path, rng: Rng) -> Image.Image:
     """The picture with an even grey frame of 0.6 … 1.5 % of its side."""
     grey = np.array(read(path))
@@ -130,10 +138,15 @@ def plant(items: Sequence[Item], root: Path, count: int, rng: Rng) -> dict[str, 
         _copy(item, item.path.with_name(f"{item.patient}_aug_{number:02}"), rotate, rng).relative_to(root).as_posix()
         for number, item in zip(range(count), taken, strict=False)
     ]
-    for kind, colour in (("grey contour", False), ("coloured contour", True)):
-        planted[kind] = []
-        for item, _ in zip(taken, range(count), strict=False):
-            planted[kind].append(_replace(item.path, contour(item.path, rng, colour), root))
+    for kind, colour, least in (
+        ("grey contour", False, BRAIN),
+        ("grey contour anywhere", False, 0.0),
+        ("coloured contour", True, 0.0),
+    ):
+        fit = (item for item in taken if tissue_share(read(item.path)) >= least)
+        planted[kind] = [
+            _replace(item.path, contour(item.path, rng, colour), root) for _, item in zip(range(count), fit, strict=False)
+        ]
     framed = [item for item in taken if item.label][:count]
     planted["frame around one class"] = [_replace(item.path, frame(item.path, rng), root) for item in framed]
     return planted
