@@ -37,9 +37,9 @@ th, td { text-align: left; vertical-align: top; padding: .5rem .75rem; border-bo
 .error { background: var(--error); } .warning { background: var(--warning); } .passed { background: var(--passed); }
 code { white-space: nowrap; }
 ul { margin: .5rem 0; columns: 14rem; font-size: .9rem; }
-.pictures { display: flex; flex-wrap: wrap; gap: 1rem; margin: .75rem 0; }
+.pictures { display: flex; flex-wrap: wrap; gap: .75rem; margin: .75rem 0; }
 .pictures > div { display: flex; gap: .25rem; }
-figure { margin: 0; width: 9rem; } figure img { width: 9rem; background: #000; display: block; }
+figure { margin: 0; width: 7.5rem; } figure img { width: 7.5rem; background: #000; display: block; }
 figcaption { font-size: .75rem; line-height: 1.3; opacity: .85; }
 .private { border: 2px solid var(--error); padding: .5rem .75rem; }
 @media (prefers-color-scheme: dark) { body { background: #16181b; color: #e4e4e4; } }
