@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from strokect.errors import DataError
+from strokect.errors import DataError, NotEstimableError
 from strokect.statistics import CHUNK, average_precision, bootstrap_weights, brier, log_loss, roc_auc, weighted_share
 
 Floats = NDArray[np.float64]
@@ -63,7 +63,15 @@ def verdict(name: str, interval: list[float] | None) -> str:
 
 
 def _ranked(metric: Callable[[NDArray[np.int64], Floats, Floats], Floats], column: str) -> Metric:
-    return lambda frame, weights: metric(frame["label"].to_numpy(np.int64), frame[column].to_numpy(float), weights)
+    def figure(frame: pd.DataFrame, weights: Floats) -> Floats:
+        score = frame[column].to_numpy(float)
+        if np.isnan(score).any():
+            raise NotEstimableError(f"{int(np.isnan(score).sum())} of {len(score)} values of {column} are NaN")
+        if column == "ranking" and len(np.unique(score)) < 2:  # equal scores rank nothing
+            return np.full(len(weights), np.nan)
+        return metric(frame["label"].to_numpy(np.int64), score, weights)
+
+    return figure
 
 
 def _share(frame: pd.DataFrame, weights: Floats, label: int) -> Floats:

@@ -46,14 +46,23 @@ def sensitivity_bound(positives: int, misses: int, confidence: float) -> float:
     return float(beta.ppf(1 - confidence, positives - misses, misses + 1)) if misses < positives else 0.0
 
 
-def guaranteed_threshold(scores: Floats, labels: NDArray[np.int64], target: float, confidence: float) -> float:
+def guaranteed_threshold(
+    scores: Floats, labels: NDArray[np.int64], target: float, confidence: float, *, judging: bool = False
+) -> float:
     """The largest t of the rule "positive iff score ≥ t" whose sensitivity is promised; half-way to the next lower score.
 
-    `scores` (n,) and `labels` (n,) are those of patients, one each. Raises NotEstimableError, saying how many positive patients
-    would be enough, where there are too few.
+    `scores` (n,) and `labels` (n,) are those of patients, one each. Raises NotEstimableError on scores that are not finite and,
+    saying how many positive patients would be enough, where there are too few.
+
+    `judging`: the rule is made again on a part of a cohort only to judge the others. Where the part is too small for the
+    promise that the cohort can carry, it misses none of its positives, the most cautious that the rule ever is.
     """
+    if not np.isfinite(scores).all():
+        raise NotEstimableError(f"a guarantee needs finite scores; {int((~np.isfinite(scores)).sum())} of {len(scores)} are not")
     positives = np.sort(scores[labels == 1])
     misses = allowed_misses(len(positives), target, confidence)
+    if misses is None and judging and len(positives):
+        misses = 0
     if misses is None:
         raise NotEstimableError(
             f"a sensitivity of {target:g} with confidence {confidence:g} is not available: it needs at least "
@@ -62,6 +71,17 @@ def guaranteed_threshold(scores: Floats, labels: NDArray[np.int64], target: floa
     at = positives[misses]
     lower = scores[scores < at]
     return float((at + (lower.max() if len(lower) else 0.0)) / 2)
+
+
+def promise(positives: int, target: float, confidence: float, models: str) -> dict[str, Any]:
+    """What a guaranteed threshold promises, and of which `models`, for operating_point.json."""
+    return {
+        "sensitivity": target,
+        "confidence": confidence,
+        "positive_patients": positives,
+        "misses_allowed": allowed_misses(positives, target, confidence),
+        "models": models,
+    }
 
 
 def guarantees(scores: Floats, labels: NDArray[np.int64]) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from strokect.calibration import Calibrator, sigmoid
 from strokect.calibration_fit import CROSS_FIT_GROUPS, choose_method, fit_calibrator, fit_sequence_head, log_loss, patient_groups
 from strokect.errors import DataError
+from strokect.guarantee import promise
 from strokect.operating_point import patient_labels, patient_scores
 from strokect.params import TuneThresholdParams
 from strokect.reporting import Judged
@@ -20,6 +21,8 @@ from strokect.splits import development_rows
 from strokect.thresholds import choose_threshold, parse_goal
 
 Floats = NDArray[np.float64]
+FOLD_MODELS = "single fold models"
+PROMISED = "of the patient threshold a sensitivity is promised, of them and not of their average"
 OPTIONAL = ("reference", "before_mining")  # arrays of oof.npz that a run may have
 
 
@@ -49,6 +52,7 @@ class Tuned:
     sequence: SequenceHead | None  # of `patient_rule: sequence`
     patient_scores: Floats  # (P,) that the patient threshold that ships was chosen on; calibrated on all patients
     in_series: Floats  # (n,) cross-fitted slice probabilities that the patient scores are made of
+    positive_patients: int
     log_loss_before: float
     log_loss_after: float  # cross-fitted, the choice of the method included
 
@@ -109,7 +113,8 @@ def tune(oof: OutOfFold, params: TuneThresholdParams) -> Tuned:
         others, seen_scores = patient_scores(head(around[rest]) if head else seen, patients[rest], params.patient_top_k)
         at = np.searchsorted(names, held)
         patient_probability[at] = scores
-        patient_decision[at] = scores >= choose_threshold(seen_scores, truth[np.searchsorted(names, others)], goal)
+        others_truth = truth[np.searchsorted(names, others)]
+        patient_decision[at] = scores >= choose_threshold(seen_scores, others_truth, goal, judging=True)
 
     method, losses = _calibration(logits, labels, patients, params)
     calibrator, head = fit_calibrator(method, logits, labels), _sequence_head(around, labels, params)
@@ -126,6 +131,7 @@ def tune(oof: OutOfFold, params: TuneThresholdParams) -> Tuned:
         sequence=head,
         patient_scores=scores,
         in_series=in_series,
+        positive_patients=int(truth.sum()),
         log_loss_before=log_loss(raw, labels),
         log_loss_after=log_loss(probability, labels),
     )
@@ -156,6 +162,8 @@ def operating_point_json(
     """models/operating_point.json. `folds` are those it was chosen on; `exports` maps the name of each model that ships to the
     SHA-256 of its model.onnx, which ties the two together.
     """
+    goal, positives = parse_goal(params.goal), tuned.positive_patients
+    promised = promise(positives, goal.target, goal.confidence, FOLD_MODELS) if goal.kind == "guaranteed" else None
     return {
         "schema": 2,
         "calibration": tuned.calibrator.to_json(),
@@ -168,8 +176,9 @@ def operating_point_json(
             "rule": params.patient_rule,
             "top_k": params.patient_top_k,
             "sequence": tuned.sequence.to_json() if tuned.sequence else None,
+            "promise": promised,
         },
-        "chosen_on": "out-of-fold predictions of single fold models; empirical, no guarantee",
+        "chosen_on": f"out-of-fold predictions of {FOLD_MODELS}; {PROMISED if promised else 'empirical, no guarantee'}",
         "group_by": group_by,
         "folds": list(folds),
         "exports": exports,

@@ -113,8 +113,12 @@ def choose_calibration(cases: Cases, own: Calibrator, seed: int) -> tuple[str, d
     return min(losses, key=losses.__getitem__), losses
 
 
-def fit_site(cases: Cases, point: OperatingPoint, goals: tuple[str, str], seed: int, method: str | None = None) -> Fitted:
-    """Calibration and both thresholds on these cases; `method` skips the choice, `goals` are those of slices and patients."""
+def fit_site(
+    cases: Cases, point: OperatingPoint, goals: tuple[str, str], seed: int, method: str | None = None, *, judging: bool = False
+) -> Fitted:
+    """Calibration and both thresholds on these cases; `method` skips the choice, `goals` are those of slices and patients,
+    `judging` is explained in `strokect.guarantee`.
+    """
     losses: dict[str, float] = {}
     if method is None:
         method, losses = choose_calibration(cases, point.calibrator, seed)
@@ -123,7 +127,7 @@ def fit_site(cases: Cases, point: OperatingPoint, goals: tuple[str, str], seed: 
     of_slices, of_patients = parse_goal(goals[0]).of_slices(), parse_goal(goals[1])
     threshold = choose_threshold(calibrator(kept.logits).mean(axis=1), kept.labels, of_slices)
     scores, truth = whole_patients(cases, point, calibrator)
-    return Fitted(method, calibrator, threshold, choose_threshold(scores, truth, of_patients), losses)
+    return Fitted(method, calibrator, threshold, choose_threshold(scores, truth, of_patients, judging=judging), losses)
 
 
 def whole_patients(cases: Cases, point: OperatingPoint, calibrator: Calibrator) -> tuple[Floats, NDArray[np.int64]]:
@@ -173,7 +177,7 @@ def after(cases: Cases, point: OperatingPoint, goals: tuple[str, str], seed: int
     groups = patient_groups(cases.patients, cases.labels, CROSS_FIT_GROUPS, seed)
     for group in np.unique(groups):
         at = groups == group
-        part = _answer(cases.take(at), point, fit_site(cases.take(~at), point, goals, seed))
+        part = _answer(cases.take(at), point, fit_site(cases.take(~at), point, goals, seed, judging=True))
         own = np.searchsorted(names, np.unique(cases.patients[at]))
         whole.probability[at], whole.decision[at] = part.probability, part.decision
         whole.patient_probability[own], whole.patient_decision[own] = part.patient_probability, part.patient_decision
@@ -236,7 +240,7 @@ def threshold_intervals(cases: Cases, point: OperatingPoint, goals: tuple[str, s
         chosen = cases.take(np.concatenate([rows[i] for i in drawn]))
         # A patient drawn twice is two patients.
         copies = np.concatenate([np.full(len(rows[i]), f"{number}") for number, i in enumerate(drawn)])
-        again = fit_site(replace(chosen, patients=copies), point, goals, seed, fitted.method)
+        again = fit_site(replace(chosen, patients=copies), point, goals, seed, fitted.method, judging=True)
         found.append((again.threshold, again.patient_threshold))
     low, high = np.percentile(found, [2.5, 97.5], axis=0)
     return {

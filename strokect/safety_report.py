@@ -10,6 +10,7 @@ from scipy.stats import beta
 from tqdm import tqdm
 
 from strokect.abstention import account, combine
+from strokect.edges import widened_at_the_edge
 from strokect.errors import ImageError, NoResultError
 from strokect.files import sha256_bytes
 from strokect.hounsfield import BRAIN_ONLY
@@ -21,7 +22,7 @@ from strokect.reporting import figure_text
 from strokect.safety_fit import ReferGoal, Scored, cross_fitted
 from strokect.shift_reference import reference
 from strokect.slices import decode
-from strokect.statistics import bootstrap_weights, estimate, estimate_share, roc_auc
+from strokect.statistics import bootstrap_weights, estimate, estimate_auc, estimate_share
 from strokect.subgroups import position_thirds
 from strokect.texture import GUARD, TEXTURE
 
@@ -111,8 +112,8 @@ def _compare(inside: Floats, patients: NDArray[np.str_], outside: Floats, resamp
     scores = np.concatenate([inside, outside])
     counts, index = bootstrap_weights(units, resamples, seed)
     return {
-        "auroc": estimate(lambda w: roc_auc(labels, scores, w), counts, index),
-        "fpr_at_95_tpr": estimate(lambda w: fpr_at_95_tpr(labels, scores, w), counts, index),
+        "auroc": estimate_auc(labels, scores, counts, index),
+        "fpr_at_95_tpr": widened_at_the_edge(estimate(lambda w: fpr_at_95_tpr(labels, scores, w), counts, index), len(outside)),
     }
 
 

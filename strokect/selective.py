@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from strokect.statistics import bootstrap_weights, estimate, roc_auc
+from strokect.statistics import bootstrap_weights, estimate_auc
 
 Floats = NDArray[np.float64]
 COVERAGES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5, 0.4, 0.3, 0.2, 0.1)
@@ -21,7 +21,8 @@ def compare_measures(
     """How well each measure (n,) finds the slices that are decided wrongly, out-of-fold.
 
     AUROC of error detection with a patient-clustered interval; error rate at each coverage when the least sure are left out;
-    AURC, the mean error rate over all coverages (Geifman & El-Yaniv 2017), beside that of a perfect ranking.
+    AURC, the mean error rate over all coverages (Geifman & El-Yaniv 2017), beside that of a perfect ranking. Raises
+    NotEstimableError on a measure that is NaN somewhere.
     """
     errors = wrong.astype(np.int64)
     counts, index = bootstrap_weights(patients, resamples, seed)
@@ -29,7 +30,7 @@ def compare_measures(
     for name, values in measures.items():
         risks = risk_coverage(errors, values)
         report[name] = {
-            "error_detection_auroc": estimate(lambda w, values=values: roc_auc(errors, values, w), counts, index),  # type: ignore[misc]
+            "error_detection_auroc": estimate_auc(errors, values, counts, index),
             "aurc": float(risks.mean()),
             "error_rate_at_coverage": {f"{c:g}": float(risks[max(1, round(c * len(risks))) - 1]) for c in COVERAGES},
         }

@@ -9,13 +9,15 @@ import pandas as pd
 
 from strokect.errors import DataError
 from strokect.files import read_json, sha256_file, write_json
+from strokect.guarantee import promise
 from strokect.model_card import model_card
 from strokect.recalibration import Cases, Fitted, new_policy
 from strokect.release import Release
 from strokect.release_writer import write_release
 from strokect.self_test import slice_name
+from strokect.thresholds import parse_goal
 
-CHOSEN_ON = "labelled cases of one site, judged by the models that ship; empirical, no guarantee"
+CHOSEN_ON = "labelled cases of one site, judged by the models that ship; "
 
 
 def read_cases(folder: Path, release: Release) -> tuple[Cases, dict[str, Any]]:
@@ -73,11 +75,16 @@ def write_site_release(
     with tempfile.TemporaryDirectory(prefix="strokect-site-") as scratch:
         files = {name: Path(scratch) / Path(name).name for name in ("operating_point.json", "safety/policy.json", "metrics.json")}
         files["safety.json"] = Path(scratch) / "safety.json"
-        point = read_json(parent / "operating_point.json") | {"chosen_on": CHOSEN_ON, "site": site}
+        goal = parse_goal(goals[1])
+        promised = None
+        if goal.kind == "guaranteed":
+            promised = promise(site["n_positive_patients"], goal.target, goal.confidence, "the models that ship")
+        chosen_on = CHOSEN_ON + ("of the patient threshold a sensitivity is promised" if promised else "empirical, no guarantee")
+        point = read_json(parent / "operating_point.json") | {"chosen_on": chosen_on, "site": site}
         point["calibration"] = fitted.calibrator.to_json()
         point["calibration_log_loss_cross_fitted"] = fitted.log_loss
         point["slice"] |= {"threshold": fitted.threshold, "goal": goals[0]}
-        point["patient"] |= {"threshold": fitted.patient_threshold, "goal": goals[1]}
+        point["patient"] |= {"threshold": fitted.patient_threshold, "goal": goals[1], "promise": promised}
         write_json(files["operating_point.json"], point)
         policy = new_policy(release.policy, fitted, refer_above, sha256_file(files["operating_point.json"]))
         write_json(files["safety/policy.json"], policy.to_json())

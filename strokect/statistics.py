@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strokect.delong import analytic_auc
+from strokect.edges import least_f2, least_precision, widened_at_the_edge
 from strokect.errors import NotEstimableError
 
 Floats = NDArray[np.float64]
@@ -118,16 +119,39 @@ def estimate_share(
     There the interval is Clopper and Pearson's, with as many trials as patients have a part in the denominator.
     """
     found = estimate(lambda w: weighted_share(numerator, denominator, w), counts, index)
-    if found["value"] in (0.0, 1.0):
-        low, high = all_or_none(found["value"] == 1.0, len(np.unique(index[denominator > 0])))
-        return {"value": found["value"], "ci95": [low, high]}
-    return found
+    return widened_at_the_edge(found, len(np.unique(index[denominator > 0])))
 
 
-def all_or_none(all_of_them: bool, trials: int) -> tuple[float, float]:
-    """Clopper and Pearson's two-sided 95 % interval after `trials` successes of as many, or none: one bound in closed form."""
-    bound = 0.025 ** (1 / trials)
-    return (bound, 1.0) if all_of_them else (0.0, 1 - bound)
+def estimate_auc(labels: NDArray[np.int64], score: Floats, counts: NDArray[np.int64], index: NDArray[np.int64]) -> dict[str, Any]:
+    """`estimate` of `roc_auc`; None where all scores are equal, which ranks nothing: 0.5 would look like a finding.
+
+    An area of 1 (or 0) is so in every resample. Its interval is Clopper and Pearson's, with as many trials as there are pairs of
+    patients, one giving a positive item and the other a negative one, that share nobody. Raises NotEstimableError on NaN.
+    """
+    if not _ranks(score):
+        return {"value": None, "ci95": None}
+    with_positive, with_negative = (np.unique(index[labels == label]) for label in (1, 0))
+    pairs = min(len(with_positive), len(with_negative), len(np.union1d(with_positive, with_negative)) // 2)
+    return widened_at_the_edge(estimate(lambda w: roc_auc(labels, score, w), counts, index), pairs)
+
+
+def estimate_precision(
+    labels: NDArray[np.int64], score: Floats, counts: NDArray[np.int64], index: NDArray[np.int64]
+) -> dict[str, Any]:
+    """`estimate` of `average_precision`, None and NaN as in `estimate_auc`; one of 1 has the lower end that its AUC's leaves."""
+    if not _ranks(score):
+        return {"value": None, "ci95": None}
+    found = estimate(lambda w: average_precision(labels, score, w), counts, index)
+    area = estimate_auc(labels, score, counts, index)["ci95"]
+    if found["value"] != 1.0 or area is None:
+        return found
+    return found | {"ci95": [least_precision(area[0], float(labels.mean())), 1.0]}
+
+
+def _ranks(score: Floats) -> bool:
+    if np.isnan(score).any():
+        raise NotEstimableError(f"{int(np.isnan(score).sum())} of {len(score)} scores are NaN, which cannot be ranked")
+    return len(np.unique(score)) > 1
 
 
 def summarise(
@@ -154,11 +178,7 @@ def summarise(
     counts, index = bootstrap_weights(patients, resamples, seed)
     y, d = labels, decisions
     tp, fp, fn, tn = (y * d), ((1 - y) * d), (y * (1 - d)), ((1 - y) * (1 - d))
-    ranks = len(np.unique(ranking)) > 1  # equal scores rank nothing: an area of 0.5 would look like a finding
     metrics: dict[str, Callable[[Floats], Floats]] = {
-        "roc_auc": lambda w: roc_auc(y, ranking, w) if ranks else np.full(len(w), np.nan),
-        "average_precision": lambda w: average_precision(y, ranking, w) if ranks else np.full(len(w), np.nan),
-        "f2": lambda w: weighted_share(5 * tp, 5 * tp + 4 * fn + fp, w),
         "ece": lambda w: ece(y, score, w),
         "brier": lambda w: brier(y, score, w),
         "log_loss": lambda w: log_loss(y, score, w),
@@ -166,6 +186,10 @@ def summarise(
 
     shares = {"accuracy": (tp + tn, np.ones_like(y)), "sensitivity": (tp, y), "specificity": (tn, 1 - y)}
     found = {name: estimate_share(*of, counts, index) for name, of in shares.items()}
+    f2 = estimate(lambda w: weighted_share(5 * tp, 5 * tp + 4 * fn + fp, w), counts, index)
+    if f2["value"] == 1.0:
+        sensitivity, specificity = ((found[name]["ci95"] or [1.0])[0] for name in ("sensitivity", "specificity"))
+        f2["ci95"] = [least_f2(sensitivity, specificity, float(y.mean())), 1.0]
 
     def predicted(prevalent: float, which: int) -> dict[str, Any]:
         def metric(w: Floats) -> Floats:
@@ -174,8 +198,11 @@ def summarise(
         return _at_the_edge(estimate(metric, counts, index), found, prevalent, which)
 
     return {
-        **{name: estimate(metric, counts, index) for name, metric in metrics.items()},
+        "roc_auc": estimate_auc(y, ranking, counts, index),
+        "average_precision": estimate_precision(y, ranking, counts, index),
         **found,
+        "f2": f2,
+        **{name: estimate(metric, counts, index) for name, metric in metrics.items()},
         "roc_auc_analytic": analytic_auc(y, ranking, patients),
         "at_prevalence": [{"prevalence": share, "ppv": predicted(share, 0), "npv": predicted(share, 1)} for share in prevalence],
         "threshold": threshold,

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from strokect.statistics import bootstrap_weights, estimate, estimate_share, roc_auc
+from strokect.statistics import bootstrap_weights, estimate_auc, estimate_share
 
 MIN_PATIENTS = 5  # of a class, for a figure of it: below, a bootstrap of patients says nothing
 TOO_WIDE = 0.4  # an interval of this width leaves open whether the model works in the subgroup
@@ -73,7 +73,7 @@ def _figures(own: pd.DataFrame, variable: str, name: str, resamples: int, seed: 
     nothing: dict[str, Any] = {"value": None, "ci95": None}
     enough = [count >= MIN_PATIENTS for count in of_class]
     figures: dict[str, dict[str, Any]] = {
-        "roc_auc": estimate(lambda w: roc_auc(y, ranking, w), counts, index) if all(enough) else nothing,
+        "roc_auc": estimate_auc(y, ranking, counts, index) if all(enough) else nothing,
         "sensitivity": estimate_share(y * d, y, counts, index) if enough[1] else nothing,
         "specificity": estimate_share((1 - y) * (1 - d), 1 - y, counts, index) if enough[0] else nothing,
     }

@@ -58,18 +58,18 @@ def parse_goal(text: str) -> Goal:
     raise ParamsError(f"params.yaml: tune_threshold.goal is {text!r}; allowed: {ALLOWED}")
 
 
-def choose_threshold(probability: Floats, labels: NDArray[np.int64], goal: Goal) -> float:
+def choose_threshold(probability: Floats, labels: NDArray[np.int64], goal: Goal, *, judging: bool = False) -> float:
     """The threshold t of the rule "stroke iff p ≥ t" that meets `goal` on these scores.
 
     f2 maximises 5·TP / (5·TP + 4·FN + FP), youden sensitivity + specificity (Youden 1950); cost minimises
     missed·FN + alarm·FP at the share of positives that these scores have. Ties go to the higher threshold. sensitivity takes the
-    largest t whose sensitivity is at least the target; guaranteed is `strokect.guarantee`, and needs one score per patient.
-    The threshold lies half-way to the next lower score, so that rounding cannot flip a slice.
+    largest t whose sensitivity is at least the target; guaranteed needs one score per patient, and `strokect.guarantee` explains
+    it and `judging`. The threshold lies half-way to the next lower score, so that rounding cannot flip a slice.
     """
     if len(np.unique(labels)) < 2 or not np.isfinite(probability).all():
         raise NotEstimableError("a threshold needs finite scores and both classes")
     if goal.kind == "guaranteed":
-        return guaranteed_threshold(probability, labels, goal.target, goal.confidence)
+        return guaranteed_threshold(probability, labels, goal.target, goal.confidence, judging=judging)
     values = np.unique(probability)[::-1]  # descending
     order = np.argsort(-probability, kind="stable")
     last = np.searchsorted(-probability[order], -values, side="right") - 1  # last position with p >= value

@@ -7,6 +7,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from strokect.ablation import ablate_ensemble, ablate_out_of_fold
+from strokect.errors import NotEstimableError
 from strokect.out_of_fold import OutOfFold
 
 SETTINGS = {"resamples": 200, "seed": 0}
@@ -65,3 +66,12 @@ def test_the_ensemble_is_compared_with_the_mean_of_single_models(oof: OutOfFold)
     assert got["without"] == pytest.approx(single) and got["with"] == pytest.approx(roc_auc_score(oof.labels, each.mean(axis=1)))
     assert got["verdict"] == "earns its cost" and got["judged_on"] == "test"
     assert ablate_ensemble(oof.labels, oof.patients, each[:, :1], **SETTINGS) == []
+
+
+def test_a_nan_is_refused_and_equal_scores_have_no_order(oof: OutOfFold) -> None:
+    each = np.full((480, 2), 0.5)
+    rows = by_part(ablate_ensemble(oof.labels, oof.patients, each, **SETTINGS))
+    assert rows["ensemble", "roc_auc"]["verdict"] == "not estimable" and rows["ensemble", "roc_auc"]["without"] is None
+    each[3, 1] = np.nan
+    with pytest.raises(NotEstimableError, match="1 of 480 values of probability are NaN"):
+        ablate_ensemble(oof.labels, oof.patients, each, **SETTINGS)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from strokect.errors import NotEstimableError
 from strokect.net_benefit import net_benefit
 
 
@@ -23,3 +24,10 @@ def test_a_calibrated_model_is_never_worse_than_either_rule() -> None:
     table = net_benefit((rng.random(200_000) < probability).astype(int), probability)
     assert (table["model"] >= np.maximum(table["everybody"], 0) - 0.003).all()
     assert (table["model"] > np.maximum(table["everybody"], 0) + 0.01).any()
+
+
+def test_nothing_and_nan_have_no_curve() -> None:
+    with pytest.raises(NotEstimableError, match="1 of 3 are"):
+        net_benefit(np.array([0, 1, 1]), np.array([0.1, np.nan, 0.9]))
+    with pytest.raises(NotEstimableError, match="0 of 0 are"):
+        net_benefit(np.array([], int), np.array([]))

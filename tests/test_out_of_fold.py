@@ -12,7 +12,7 @@ from strokect.calibration_fit import patient_groups
 from strokect.errors import DataError, NotEstimableError
 from strokect.guarantee import guaranteed_threshold
 from strokect.operating_point import patient_labels
-from strokect.out_of_fold import CROSS_FIT_GROUPS, OutOfFold, load_out_of_fold, tune
+from strokect.out_of_fold import CROSS_FIT_GROUPS, OutOfFold, load_out_of_fold, operating_point_json, tune
 from strokect.params import TuneThresholdParams
 
 PARAMS = TuneThresholdParams(goal="f2", patient_rule="mean_top_k", patient_top_k=3, calibration="affine", resamples=100, seed=0)
@@ -104,3 +104,34 @@ def test_a_guaranteed_goal_sets_the_patient_threshold_and_nothing_is_promised_fo
 def test_a_promise_that_the_cohort_cannot_carry_stops_the_stage_and_says_how_many_would(oof: OutOfFold) -> None:
     with pytest.raises(NotEstimableError, match=r"not available: it needs at least 59 positive patients"):
         tune(oof, dataclasses.replace(PARAMS, goal="guaranteed sensitivity >= 0.95 confidence 0.95"))
+
+
+def made_cohort(patients: int) -> OutOfFold:
+    """Like `oof`, of any size."""
+    rng, n = np.random.default_rng(0), 8 * patients
+    who = np.repeat([f"p{i:03d}" for i in range(patients)], 8)
+    labels = (np.repeat(np.arange(patients) % 2 == 0, 8) & (rng.uniform(size=n) < 0.4)).astype(np.int64)
+    logits = 2 * (1.5 * labels + rng.normal(-0.7, 1, n))
+    return OutOfFold(np.arange(n), np.arange(n) % 5, logits, labels, who, np.tile(np.arange(8), patients), logits[:, None])
+
+
+def test_a_cohort_that_carries_a_promise_is_not_refused_because_four_fifths_of_it_would_not() -> None:
+    """About 66 positive patients: 59 are enough, the 53 that a fifth is judged by are not."""
+    cohort = made_cohort(134)
+    truth = patient_labels(cohort.labels, cohort.patients)
+    assert 59 <= truth.sum() < 59 / 0.8
+    params = dataclasses.replace(PARAMS, goal="guaranteed sensitivity >= 0.95 confidence 0.95")
+    tuned = tune(cohort, params)
+    assert (tuned.patient_scores[truth == 1] < tuned.whole.threshold).sum() == 0
+    described = {"folds": [0, 1], "views": ["identity"], "exports": {}, "group_by": "patient"}
+    point = operating_point_json(tuned, params, **described)
+    assert point["patient"]["promise"] == {
+        "sensitivity": 0.95,
+        "confidence": 0.95,
+        "positive_patients": int(truth.sum()),
+        "misses_allowed": 0,
+        "models": "single fold models",
+    }
+    assert "a sensitivity is promised, of them and not of their average" in point["chosen_on"]
+    empirical = operating_point_json(tune(cohort, PARAMS), PARAMS, **described)
+    assert empirical["patient"]["promise"] is None and "no guarantee" in empirical["chosen_on"]

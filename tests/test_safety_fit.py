@@ -8,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 
 from strokect import safety_fit
 from strokect.abstention import account, combine
-from strokect.errors import SafetyError
+from strokect.errors import NotEstimableError, SafetyError
 from strokect.pixel_checks import CHECKS
 from strokect.pointing_game import pointing_game
 from strokect.safety_fit import (
@@ -136,6 +136,22 @@ def test_cross_fitting_learns_nothing_from_the_patient_it_judges(monkeypatch: py
     assert after == before
 
 
+@pytest.mark.parametrize("refer", [ReferGoal(0.1), ReferGoal(0.1, error_rate=0.15)])
+def test_no_label_of_a_patient_reaches_what_the_gate_and_the_refer_band_do_with_that_patient(refer: ReferGoal) -> None:
+    """Labels of a positive patient's slices are turned round, all but one, so that the cross-fitting groups stay the same."""
+    scored = make_scored()
+    own = scored.patients == "p04"
+    turned = np.where(own, 1 - scored.labels, scored.labels)
+    turned[np.flatnonzero(own)[0]] = 1
+    groups = safety_fit.patient_groups(scored.patients, scored.labels, safety_fit.CROSS_FIT_GROUPS, 0)
+    np.testing.assert_array_equal(groups, safety_fit.patient_groups(scored.patients, turned, safety_fit.CROSS_FIT_GROUPS, 0))
+    one, other = (cross_fitted(given, 0.4, "nearness", 0.05, refer, seed=0) for given in (scored, replace(scored, labels=turned)))
+    np.testing.assert_array_equal(one.rejected[own], other.rejected[own])
+    np.testing.assert_array_equal(one.referred[own], other.referred[own])
+    if refer.error_rate:  # labels do reach the band of the others
+        assert not np.array_equal(one.referred[~own], other.referred[~own])
+
+
 def test_cross_fitting_fits_the_texture_again() -> None:
     scored = make_scored()
     wrong = replace(
@@ -199,6 +215,29 @@ def test_error_detection_agrees_with_scikit_learn_and_the_best_measure_wins() ->
         assert figure["value"] == pytest.approx(roc_auc_score(errors, values))
         assert figure["ci95"][0] <= figure["value"] <= figure["ci95"][1]
     assert comparison["measures"]["mc_std"]["aurc"] == pytest.approx(comparison["perfect_aurc"])
+
+
+def test_a_measure_that_never_varies_finds_nothing_and_nan_is_refused() -> None:
+    errors, patients = np.arange(40) % 4 == 0, np.repeat([f"p{i}" for i in range(10)], 4)
+    measures = {"constant": np.ones(40), "knows": errors.astype(float)}
+    comparison = compare_measures(measures, errors, patients, resamples=50, seed=0)
+    assert comparison["measures"]["constant"]["error_detection_auroc"] == {"value": None, "ci95": None}
+    assert comparison["measures"]["constant"]["aurc"] == pytest.approx(0.25)
+    assert comparison["measures"]["knows"]["error_detection_auroc"]["ci95"][0] < 0.6 and choose_measure(comparison) == "knows"
+    with pytest.raises(NotEstimableError, match="1 of 40 scores are NaN"):
+        compare_measures({"broken": np.r_[np.nan, np.ones(39)]}, errors, patients, resamples=50, seed=0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_risk_coverage_is_that_of_a_loop_and_no_order_is_better_than_the_perfect_one(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    errors, uncertainty = (rng.random(200) < 0.2).astype(int), rng.random(200)
+    surest = errors[np.argsort(uncertainty)]
+    assert risk_coverage(errors, uncertainty) == pytest.approx([surest[: k + 1].mean() for k in range(200)])
+    # Geifman, Uziel & El-Yaniv 2019, equation 4: with an error rate r the best area is r + (1 − r)·ln(1 − r), for n → ∞.
+    many, r = (rng.random(100_000) < 0.2).astype(int), 0.2
+    assert risk_coverage(many, many.astype(float)).mean() == pytest.approx(r + (1 - r) * np.log(1 - r), abs=2e-3)
+    assert risk_coverage(errors, uncertainty).mean() > risk_coverage(errors, errors.astype(float)).mean()
 
 
 def test_risk_coverage_worked_example() -> None:

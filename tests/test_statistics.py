@@ -4,16 +4,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import minimize
 from scipy.stats import binomtest
 from sklearn import metrics as oracle
+from sklearn.calibration import calibration_curve
 
+from strokect.edges import all_or_none, least_f2, least_precision
 from strokect.errors import NotEstimableError
 from strokect.statistics import (
-    all_or_none,
     average_precision,
     bootstrap_weights,
     brier,
     ece,
+    estimate_auc,
+    estimate_precision,
     estimate_share,
     log_loss,
     predictive_values,
@@ -168,3 +172,72 @@ def test_six_of_six_is_not_certain() -> None:
     assert npv["value"] == 1.0 and npv["ci95"] == [pytest.approx(0.9 * 0.9 / (0.9 * 0.9 + 0.1 * (1 - 0.5407)), abs=1e-4), 1.0]
     none = estimate_share(np.zeros(60), labels, *bootstrap_weights(patients, 50, 0))
     assert none["value"] == 0.0 and none["ci95"] == [0.0, pytest.approx(1 - 0.5407, abs=1e-4)]
+
+
+def test_ece_is_that_of_scikit_learns_quantile_bins() -> None:
+    rng = np.random.default_rng(0)
+    score = rng.beta(1, 3, 504)  # no score lies on an edge
+    labels = (rng.random(504) < score**1.5).astype(int)
+    share, mean = calibration_curve(labels, score, n_bins=10, strategy="quantile")
+    n = np.histogram(score, np.quantile(score, np.linspace(0, 1, 11)))[0]
+    assert ece(labels, score, np.ones((1, 504)))[0] == pytest.approx((n * np.abs(share - mean)).sum() / 504)
+
+
+def test_a_perfect_order_is_not_certain_either() -> None:
+    """Six positive and six negative patients are six independent pairs: six successes of six, whatever the resamples say."""
+    labels = np.repeat([1, 0], 30)
+    patients, score = np.repeat(np.arange(12), 5), np.linspace(1, 0, 60)
+    arguments = {"threshold": 0.5, "prevalence": (), "resamples": 200, "seed": 0}
+    got = summarise(labels, score, score, labels, patients, **arguments)
+    low = pytest.approx(0.5407, abs=1e-4)
+    assert got["roc_auc"] == {"value": 1.0, "ci95": [low, 1.0]}
+    wrong_way_round = estimate_auc(labels, -score, *bootstrap_weights(patients, 200, 0))
+    assert wrong_way_round == {"value": 0.0, "ci95": [0.0, pytest.approx(1 - 0.5407, abs=1e-4)]}
+    assert got["average_precision"]["ci95"] == [pytest.approx(least_precision(0.5407, 0.5), abs=1e-4), 1.0]
+    assert got["f2"]["ci95"] == [pytest.approx(least_f2(0.5407, 0.5407, 0.5), abs=1e-4), 1.0]
+    # Patients who give both kinds of slices make half as many pairs that share nobody.
+    mixed = estimate_auc(np.tile([1, 0], 12), np.tile([1.0, 0.0], 12), *bootstrap_weights(np.repeat(np.arange(12), 2), 200, 0))
+    assert mixed["ci95"] == [low, 1.0]
+
+
+def test_f2_of_two_shares_is_that_of_their_counts() -> None:
+    labels = np.repeat([1, 0], [50, 200])
+    decisions = np.r_[np.ones(40), np.zeros(10), np.ones(20), np.zeros(180)].astype(int)
+    assert least_f2(0.8, 0.9, 0.2) == pytest.approx(oracle.fbeta_score(labels, decisions, beta=2))
+
+
+@settings(deadline=None)
+@given(st.integers(0, 100_000), st.integers(1, 30), st.integers(1, 60), st.floats(-2, 6))
+def test_no_order_with_that_auc_has_a_lower_average_precision(seed: int, positives: int, negatives: int, shift: float) -> None:
+    labels = np.repeat([1, 0], [positives, negatives])
+    score = np.random.default_rng(seed).standard_t(1, positives + negatives) + shift * labels  # heavy tails: odd curves, too
+    area, precision = oracle.roc_auc_score(labels, score), oracle.average_precision_score(labels, score)
+    assert precision >= least_precision(area, float(labels.mean())) - 1e-9
+
+
+@pytest.mark.parametrize("area", [0.5, 0.8, 0.97, 0.999])
+def test_the_least_average_precision_is_reached(area: float) -> None:
+    """Minimised on a grid of recalls by scipy: the closed form is no loose bound."""
+    share, recall = 0.3, (np.arange(400) + 0.5) / 400
+
+    def precision(rate: np.ndarray) -> float:
+        return float((recall * share / (recall * share + (1 - share) * rate)).mean())
+
+    found = minimize(
+        precision,
+        np.full(400, 1 - area),
+        bounds=[(0, None)] * 400,
+        constraints={"type": "eq", "fun": lambda rate: rate.mean() - (1 - area)},
+        method="SLSQP",
+    )
+    assert least_precision(area, share) == pytest.approx(found.fun, abs=0.01)
+
+
+@pytest.mark.parametrize("figure", ["roc_auc", "average_precision"])
+def test_a_score_that_is_nan_is_not_ranked(figure: str) -> None:
+    labels, ranking = np.array([0, 1, 0, 1]), np.array([0.1, 0.2, np.nan, 0.9])
+    given = {"roc_auc": estimate_auc, "average_precision": estimate_precision}[figure]
+    with pytest.raises(NotEstimableError, match="1 of 4 scores are NaN"):
+        given(labels, ranking, *bootstrap_weights(np.arange(4), 20, 0))
+    constant = given(labels, np.ones(4), *bootstrap_weights(np.arange(4), 20, 0))
+    assert constant == {"value": None, "ci95": None}

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from strokect.errors import NotEstimableError
 from strokect.subgroups import MIN_PATIENTS, subgroups
 
 
@@ -88,3 +89,15 @@ def test_it_is_said_how_many_were_looked_at(table: pd.DataFrame) -> None:
 def test_a_type_that_only_negative_slices_name_is_no_group(table: pd.DataFrame) -> None:
     table.loc[table["label"] == 0, "subtype"] = "old"
     assert ("type", "old") not in found(table)
+
+
+def test_equal_scores_rank_nothing_in_a_subgroup_and_nan_is_refused(table: pd.DataFrame) -> None:
+    assert found(table.assign(ranking=0.5))["gender", "male"]["roc_auc"] == {"value": None, "ci95": None}
+    with pytest.raises(NotEstimableError, match="NaN"):
+        found(table.assign(ranking=np.where(np.arange(len(table)) == 20, np.nan, table["ranking"])))
+
+
+def test_a_perfect_subgroup_of_few_patients_is_not_certain(table: pd.DataFrame) -> None:
+    got = found(table.assign(ranking=table["label"] + 0.0, decision=table["label"]))["gender", "male"]
+    for name in ("roc_auc", "sensitivity"):
+        assert got[name]["value"] == 1.0 and got[name]["ci95"][0] < 0.7 and got[name]["ci95"][1] == 1.0

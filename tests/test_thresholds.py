@@ -150,3 +150,22 @@ def test_the_promise_holds_in_simulation() -> None:
         threshold = guaranteed_threshold(scores, np.repeat([1, 0], 70), 0.9, 0.9)
         broken += norm.sf(threshold - 1) < 0.9
     assert broken / 2000 <= 0.1 + 2.33 * np.sqrt(0.1 * 0.9 / 2000)  # one-sided 1 % of Monte Carlo error
+
+
+def test_a_part_that_only_judges_others_takes_the_most_cautious_threshold_where_it_is_too_small() -> None:
+    scores, labels = np.linspace(0.1, 1, 100), np.arange(100) % 2  # 50 positives: 59 would do
+    with pytest.raises(NotEstimableError):
+        guaranteed_threshold(scores, labels, 0.95, 0.95)
+    cautious = guaranteed_threshold(scores, labels, 0.95, 0.95, judging=True)
+    assert scores[labels == 1].min() >= cautious > scores[0]
+    # Where the part is large enough it is the rule itself.
+    assert guaranteed_threshold(scores, labels, 0.8, 0.95, judging=True) == guaranteed_threshold(scores, labels, 0.8, 0.95)
+    with pytest.raises(NotEstimableError):
+        guaranteed_threshold(scores, np.zeros(100, int), 0.95, 0.95, judging=True)
+
+
+def test_scores_that_are_not_finite_carry_no_promise() -> None:
+    scores = np.r_[np.nan, np.linspace(0, 1, 79)]
+    for bad in (scores, np.where(np.isnan(scores), np.inf, scores)):
+        with pytest.raises(NotEstimableError, match="1 of 80 are not"):
+            guarantees(bad, np.arange(80) % 2)
