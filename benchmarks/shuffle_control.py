@@ -5,6 +5,7 @@ Writes counts only. Beside the 20 seeds of each kind of split stands a longer ru
 """
 
 import argparse
+import dataclasses
 import tempfile
 import time
 from pathlib import Path
@@ -19,7 +20,7 @@ from stages.prepare import prepare
 from strokect.duplicates import linked_rows
 from strokect.files import write_json
 from strokect.manifest import Prepared, load_prepared
-from strokect.params import DataParams, FolderParams, PhantomParams, SplitParams
+from strokect.params import SplitParams, load_params
 from strokect.shuffle_control import MAX_P, Control, shuffle_control
 from strokect.splits import make_split
 
@@ -32,9 +33,9 @@ TEST_FRACTION = {"phantom": 0.2, "kaggle_ct_ich": 0.0}  # as their profiles have
 
 def cohort(source: str, root: Path, scratch: Path) -> tuple[Prepared, Any]:
     """The prepared cohort and its near-duplicate pairs."""
-    folder = FolderParams((), (), "", "slice", "")
-    params = DataParams(source, "slice", 0, 96, 0, PhantomParams(60, 10, 0), folder)  # type: ignore[arg-type]
-    prepare(params, root, scratch / source)
+    params = load_params().data
+    phantom = dataclasses.replace(params.phantom, patients=60, slices=10, seed=0)
+    prepare(dataclasses.replace(params, source=source, labels="slice", image_size=96, phantom=phantom), root, scratch / source)
     prepared = load_prepared(scratch / source)
     return prepared, linked_rows(prepared.images[:, 0], prepared.patients)
 
