@@ -18,8 +18,8 @@ def widened_at_the_edge(found: dict[str, Any], trials: int) -> dict[str, Any]:
     return found | {"ci95": list(all_or_none(found["value"] == 1.0, trials)) if trials else None}
 
 
-def least_f2(sensitivity: float, specificity: float, positive: float) -> float:
-    """F2 of these two where `positive` of the items are positive: with the lower ends of both, the lower end of an F2 of 1."""
+def f2_of_shares(sensitivity: float, specificity: float, positive: float) -> float:
+    """F2 where `positive` of the items are positive; of the lower ends of both shares, it is the lower end of an F2 of 1."""
     hits, alarms = sensitivity * positive, (1 - specificity) * (1 - positive)
     return 5 * hits / (4 * positive + hits + alarms)
 

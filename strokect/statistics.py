@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strokect.delong import analytic_auc
-from strokect.edges import least_f2, least_precision, widened_at_the_edge
+from strokect.edges import f2_of_shares, least_precision, widened_at_the_edge
 from strokect.errors import NotEstimableError
 
 Floats = NDArray[np.float64]
@@ -187,9 +187,10 @@ def summarise(
     shares = {"accuracy": (tp + tn, np.ones_like(y)), "sensitivity": (tp, y), "specificity": (tn, 1 - y)}
     found = {name: estimate_share(*of, counts, index) for name, of in shares.items()}
     f2 = estimate(lambda w: weighted_share(5 * tp, 5 * tp + 4 * fn + fp, w), counts, index)
-    if f2["value"] == 1.0:
-        sensitivity, specificity = ((found[name]["ci95"] or [1.0])[0] for name in ("sensitivity", "specificity"))
-        f2["ci95"] = [least_f2(sensitivity, specificity, float(y.mean())), 1.0]
+    if f2["value"] in (0.0, 1.0):
+        end = 0 if f2["value"] == 1.0 else -1
+        sensitivity, specificity = ((found[name]["ci95"] or [1.0])[end] for name in ("sensitivity", "specificity"))
+        f2["ci95"] = sorted([f2_of_shares(sensitivity, specificity, float(y.mean())), f2["value"]])
 
     def predicted(prevalent: float, which: int) -> dict[str, Any]:
         def metric(w: Floats) -> Floats:
@@ -214,16 +215,17 @@ def summarise(
 
 
 def _at_the_edge(value: dict[str, Any], found: dict[str, Any], prevalent: float, which: int) -> dict[str, Any]:
-    """A PPV or NPV of 1 with the interval that the exact one of the share behind it gives, the other share as it is."""
-    if value["value"] != 1.0:
+    """A PPV or NPV of 0 or 1 with the interval that the exact one of the share behind it gives, the other share as it is."""
+    if value["value"] not in (0.0, 1.0):
         return value
     sensitivity, specificity = (np.array(found[name]["ci95"]) for name in ("sensitivity", "specificity"))
-    if which == 0:
+    # Behind a PPV of 1 is a specificity of 1, behind one of 0 a sensitivity of 0; with an NPV it is the other way round.
+    if (which == 0) == (value["value"] == 1.0):
         sensitivity = np.full(2, found["sensitivity"]["value"])
     else:
         specificity = np.full(2, found["specificity"]["value"])
     low, high = predictive_values(sensitivity, specificity, prevalent)[which]
-    return {"value": 1.0, "ci95": [float(low), float(high)]}
+    return {"value": value["value"], "ci95": [float(low), float(high)]}
 
 
 def _per_class(hit: int, wrongly_called: int, missed: int) -> dict[str, float | int | None]:

@@ -128,6 +128,18 @@ def test_a_release_is_never_overwritten(site: Path) -> None:
     assert load_release("models/site_releases/second").operating_point.slice["goal"] == "sensitivity >= 0.9"
 
 
+def test_a_site_may_ask_for_a_promise_about_what_ships(site: Path) -> None:
+    """19 positive patients are enough for it, the site has 22, and four fifths of them would not do."""
+    run("--goal", "guaranteed sensitivity >= 0.85 confidence 0.95")
+    point = read_json(OUT / "operating_point.json")
+    promised = {"sensitivity": 0.85, "confidence": 0.95, "positive_patients": 22, "misses_allowed": 0}
+    assert point["patient"]["promise"] == {**promised, "models": "the models that ship"}
+    assert point["chosen_on"].endswith("of the patient threshold a sensitivity is promised")
+    run("--out", "models/site_releases/empirical", "--goal", "f2")
+    empirical = read_json("models/site_releases/empirical/operating_point.json")
+    assert empirical["patient"]["promise"] is None and empirical["chosen_on"].endswith("no guarantee")
+
+
 def test_scores_of_something_else_are_refused(site: Path) -> None:
     original = read_json(SCORES / "external.json")
 

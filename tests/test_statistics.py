@@ -9,7 +9,7 @@ from scipy.stats import binomtest
 from sklearn import metrics as oracle
 from sklearn.calibration import calibration_curve
 
-from strokect.edges import all_or_none, least_f2, least_precision
+from strokect.edges import all_or_none, f2_of_shares, least_precision
 from strokect.errors import NotEstimableError
 from strokect.statistics import (
     average_precision,
@@ -194,16 +194,28 @@ def test_a_perfect_order_is_not_certain_either() -> None:
     wrong_way_round = estimate_auc(labels, -score, *bootstrap_weights(patients, 200, 0))
     assert wrong_way_round == {"value": 0.0, "ci95": [0.0, pytest.approx(1 - 0.5407, abs=1e-4)]}
     assert got["average_precision"]["ci95"] == [pytest.approx(least_precision(0.5407, 0.5), abs=1e-4), 1.0]
-    assert got["f2"]["ci95"] == [pytest.approx(least_f2(0.5407, 0.5407, 0.5), abs=1e-4), 1.0]
+    assert got["f2"]["ci95"] == [pytest.approx(f2_of_shares(0.5407, 0.5407, 0.5), abs=1e-4), 1.0]
     # Patients who give both kinds of slices make half as many pairs that share nobody.
     mixed = estimate_auc(np.tile([1, 0], 12), np.tile([1.0, 0.0], 12), *bootstrap_weights(np.repeat(np.arange(12), 2), 200, 0))
     assert mixed["ci95"] == [low, 1.0]
 
 
+def test_none_of_six_is_not_certain_either() -> None:
+    labels, patients = np.repeat([1, 0], 6), np.arange(12)
+    decisions = np.r_[np.zeros(6), 1, np.zeros(5)].astype(int)  # every hit missed, one false alarm
+    score = decisions.astype(float)
+    got = summarise(labels, score, score, decisions, patients, threshold=0.5, prevalence=(0.5,), resamples=200, seed=0)
+    high = 1 - 0.5407
+    assert got["sensitivity"] == {"value": 0.0, "ci95": [0.0, pytest.approx(high, abs=1e-4)]}
+    assert got["f2"]["value"] == 0.0 and got["f2"]["ci95"][0] == 0.0 < high * 0.8 < got["f2"]["ci95"][1] < 0.6
+    ppv = got["at_prevalence"][0]["ppv"]
+    assert ppv == {"value": 0.0, "ci95": [0.0, pytest.approx(high / (high + 1 / 6), abs=1e-4)]}
+
+
 def test_f2_of_two_shares_is_that_of_their_counts() -> None:
     labels = np.repeat([1, 0], [50, 200])
     decisions = np.r_[np.ones(40), np.zeros(10), np.ones(20), np.zeros(180)].astype(int)
-    assert least_f2(0.8, 0.9, 0.2) == pytest.approx(oracle.fbeta_score(labels, decisions, beta=2))
+    assert f2_of_shares(0.8, 0.9, 0.2) == pytest.approx(oracle.fbeta_score(labels, decisions, beta=2))
 
 
 @settings(deadline=None)
