@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import dctn
 
-from strokect.near_duplicates import altered_copies
+from strokect.near_duplicates import altered_copies, same_slice
 
 HASH_SIDE = 16  # 16 × 16 coefficients, 256 bits
 MAX_DISTANCE = 16  # re-encoding (JPEG 40), resampling and noise move a CT-ICH slice by ≤ 6 bits, brightness × 1.1 by ≤ 14
@@ -62,11 +62,15 @@ def is_blank(images: NDArray[np.uint8]) -> NDArray[np.bool_]:
 def linked_rows(images: NDArray[np.uint8], patients: NDArray[np.str_] | None = None) -> NDArray[np.int64]:
     """Near-duplicate pairs (P, 2), i < j, ascending, among images (N, S, S) that show something.
 
-    Those whose hashes are close, and those where one is an altered copy of the other (`near_duplicates`). The latter, which take
-    longer, are looked for between `patients` (N,) only where these are known: inside one they decide nothing.
+    Those whose hashes are close, and those where one is an altered copy of the other (`near_duplicates`). Where `patients` (N,)
+    are known, two things are different between them: a close hash must be confirmed by what the brain shows, for two heads on one
+    headrest may have it; and only there altered copies, which take longer to find, decide anything.
     Blank pictures all hash alike; counting them would tie every patient who has one to every other.
     """
     textured = np.flatnonzero(~is_blank(images))
     groups = np.arange(len(images)) if patients is None else np.unique(patients, return_inverse=True)[1]
-    by_hash = near_duplicate_pairs(perceptual_hash(images)[textured])
-    return np.unique(np.concatenate([textured[by_hash], altered_copies(images, groups)]), axis=0)
+    by_hash = textured[near_duplicate_pairs(perceptual_hash(images)[textured])]
+    if patients is not None:
+        across = groups[by_hash[:, 0]] != groups[by_hash[:, 1]]
+        by_hash = np.concatenate([by_hash[~across], by_hash[across][same_slice(images, by_hash[across])]])
+    return np.unique(np.concatenate([by_hash, altered_copies(images, groups)]), axis=0)

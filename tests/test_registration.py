@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.ndimage import affine_transform
 
-from strokect.near_duplicates import head_frames
+from strokect.head_frames import head_frames
 from strokect.phantom import make_cohort, window
 from strokect.registration import compare, flipped
 
