@@ -1,6 +1,7 @@
 """Bring a data set under data/raw/<source> and version it: `make import SOURCE=kaggle_ct_ich FROM=~/Downloads/archive`."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -52,7 +53,7 @@ def _check_links(given: Path) -> None:
             if path.is_symlink() and (leads_to.is_relative_to(inside) or inside.is_relative_to(leads_to)):
                 raise DataError(
                     f"FROM={given} holds a link to a folder of itself, whose files would be copied twice or without end; "
-                    f"`find {given} -type l` shows it"
+                    f"`find {shlex.quote(str(given))} -type l` shows it"
                 )
 
 
@@ -61,7 +62,7 @@ def _why_not_copied(given: Path, error: OSError | RecursionError) -> str:
     faults = error.args[0] if isinstance(error, shutil.Error) and error.args else [error]
     return (
         f"FROM={given}: {len(faults)} file(s) or folder(s) cannot be copied: no access, no space, or a link that leads nowhere "
-        f"(`find {given} ! -readable -o -xtype l` shows them); nothing was imported"
+        f"(`find {shlex.quote(str(given))} ! -readable -o -xtype l` shows them); nothing was imported"
     )
 
 
