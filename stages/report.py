@@ -27,9 +27,11 @@ def main() -> None:
     """Write reports/report.html and reports/errors.html."""
     params_text = Path("params.yaml").read_text(encoding="utf-8")
     metrics, point = read_json("metrics/evaluate.json"), read_json("models/operating_point.json")
+    oof_metrics = read_json("metrics/oof.json")
     cohort, safety = read_json(PREPARED / "cohort.json"), read_json("metrics/safety.json")
     facts = report_facts(
         metrics=metrics,
+        oof=oof_metrics,
         safety=safety,
         audit=read_audit(),
         split=read_json("metrics/split.json"),
@@ -40,7 +42,7 @@ def main() -> None:
         openings=opened(OPENINGS, cohort["data_sha256"], cohort["synthetic"]),
         commit=revision(Path()),
     )
-    extras = sections(metrics, read_json("metrics/oof.json"), safety, point)
+    extras = sections(metrics, oof_metrics, safety, point)
     checklists = {name: fill(items, facts) for name, items in CHECKLISTS.items()}
     write_text(REPORT, render_report(facts, Path("reports/plots"), extras, checklists, params_text))
     prepared = load_prepared()

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 
 from strokect.acceptance import accept
-from strokect.errors import run_stage
+from strokect.errors import NotEstimableError, run_stage
 from strokect.files import atomic_path, sha256_file, write_json
-from strokect.guarantee import guarantees
+from strokect.guarantee import guarantees, no_promise
 from strokect.manifest import load_prepared
 from strokect.operating_point import patient_labels
 from strokect.out_of_fold import load_out_of_fold, operating_point_json, tune
@@ -18,6 +18,7 @@ from strokect.shipping import EXPORTS, shipped_folder, shipped_names
 from strokect.sidecar import read_sidecar
 from strokect.splits import SPLIT, read_split
 from strokect.subgroups import subgroups
+from strokect.thresholds import parse_goal
 
 
 def main() -> None:
@@ -26,8 +27,11 @@ def main() -> None:
     prepared = load_prepared()
     folds = params.split.folds
     oof = load_out_of_fold(EXPORTS, folds, prepared.manifest, read_split(SPLIT, prepared.manifest))
-    tuned = tune(oof, params.tune_threshold)
     sidecar = read_sidecar(EXPORTS / "0")
+    impossible = no_promise(prepared.cohort, sidecar["group_by"])
+    if impossible and parse_goal(params.tune_threshold.goal).kind == "guaranteed":
+        raise NotEstimableError(f"params.yaml: tune_threshold.goal asks for a guarantee, which is not available: {impossible}")
+    tuned = tune(oof, params.tune_threshold)
     variant = accept(oof, tuned, sidecar, params.tune_threshold, params.export.tolerance)
 
     names = shipped_names(folds, student="taught_by" in sidecar)
@@ -67,7 +71,7 @@ def main() -> None:
     metrics = report("oof", oof.labels, oof.patients, tuned.slices, tuned.whole, **described) | variant
     judged = prepared.manifest.iloc[oof.rows].assign(ranking=tuned.slices.ranking, decision=tuned.slices.decision)
     metrics["subgroups"] = subgroups(judged, **bootstrap)
-    metrics["guarantees"] = guarantees(tuned.patient_scores, patient_labels(oof.labels, oof.patients))
+    metrics["guarantees"] = guarantees(tuned.patient_scores, patient_labels(oof.labels, oof.patients), impossible)
     write_json("metrics/oof.json", metrics)
     print(
         f"calibration: {tuned.calibrator.method}; cross-fitted log loss {tuned.log_loss_before:.4f} → "

@@ -22,12 +22,15 @@ class Item:
 
 
 COHORT = "{{ n_slices }} slices of {{ n_patients }} patients ({{ n_positive_patients }} positive) from {{ source }}"
-PARTS = "Test part and folds are dealt out by {{ group_by }} (seed {{ params.split.seed }}); near-duplicates are kept together."
+PARTS = (
+    "Test part and folds are dealt out by {{ group_by }} (seed {{ params.split.seed }}); near-duplicates are kept together where "
+    "patients are."
+)
 REFERENCE = "A positive means: {{ target }}; labels: {{ labels }}, one per {{ label_unit }}."
 FIGURES = "Report, section Headline: each figure with its 95 % interval ({{ interval }})."
 MODEL = (
     "{{ backbone }} at {{ params.data.image_size }} px, started from {{ params.model.weights }} weights, dropout "
-    "{{ params.model.dropout }}; {{ folds }} folds averaged after calibration."
+    "{{ params.model.dropout }}; what ships: {{ ships }}."
 )
 TRAINING = (
     "{{ params.train.epochs }} epochs of AdamW, learning rate {{ params.train.learning_rate }}, weight decay "
@@ -47,6 +50,11 @@ THRESHOLDS = (
 LIMITS = "Report, sections Notes and Must not be used for."
 AUDIT = "Audit: {{ audit_errors }} errors, {{ audit_warnings }} warnings; exceptions in force: {{ audit_allowed or 'none' }}."
 
+CHARACTERISTICS = "Counts: report, section Cohort; age, gender, types where the source has them: section Subgroups."
+BALANCE = (
+    "{{ 'Classes are balanced in the loss' if params.train.class_balance else 'Not balanced' }}; calibration that ships: "
+    "{{ calibration }}."
+)
 EXTERNAL = (
     "Not part of this run: `python -m stages.external` judges other data by the frozen release, and reports it with the shift."
 )
@@ -82,7 +90,7 @@ CLAIM = (
         "How the final model was chosen",
         "Not chosen: a fixed schedule, last averaged weights. A search uses split seed {{ params.search.split_seed }} only.",
     ),
-    Item("27", "Ensembling", "{{ folds }} fold models; their calibrated probabilities are averaged."),
+    Item("27", "Ensembling", "What ships: {{ ships }}."),
     Item("28", "Metrics", FIGURES),
     Item("29", "Uncertainty of the metrics", "{{ interval }}; DeLong and Obuchowski beside."),
     Item("30", "Robustness", "Safety layer: false rejects, outliers by kind, selective prediction (report, section Safety)."),
@@ -91,7 +99,11 @@ CLAIM = (
     Item("33", "Evaluation on external data", EXTERNAL),
     Item("34", "Trial registration"),
     Item("35", "Flow of included and excluded cases", f"{COHORT}; {UNREADABLE}"),
-    Item("36", "Characteristics of each part", "Report, section Cohort; clinical characteristics where the source gives them."),
+    Item(
+        "36",
+        "Characteristics of each part",
+        CHARACTERISTICS,
+    ),
     Item("37", "Performance on every part", FIGURES),
     Item("38", "Performance with its precision", FIGURES),
     Item("39", "Failures", "The worst false negatives and positives are in the local error sheet (reports/errors.html)."),
@@ -129,7 +141,7 @@ TRIPOD_AI = (
     Item("12e", "Measures of performance", FIGURES),
     Item("12f", "Updating after evaluation", "None; a site may recalibrate (`python -m stages.recalibrate`), as a new version."),
     Item("12g", "How predictions were computed for evaluation", "By the exported model, with the views that ship: {{ views }}."),
-    Item("13", "Class imbalance", "Class-balanced sampling: {{ params.train.class_balance }}; undone by calibration."),
+    Item("13", "Class imbalance", BALANCE),
     Item("14", "Fairness", SUBGROUPS),
     Item("15", "Output of the model", THRESHOLDS),
     Item("16", "Differences between development and evaluation data", EXTERNAL),
@@ -142,7 +154,11 @@ TRIPOD_AI = (
     Item("18f", "Availability of the code", CODE),
     Item("19", "Patient and public involvement"),
     Item("20a", "Flow of participants", f"{COHORT}; {UNREADABLE}"),
-    Item("20b", "Characteristics of participants", "Report, section Cohort; clinical ones where the source gives them."),
+    Item(
+        "20b",
+        "Characteristics of participants",
+        CHARACTERISTICS,
+    ),
     Item("20c", "Development against evaluation data", EXTERNAL),
     Item("21", "Participants and events in each analysis", "Report: each table gives its counts."),
     Item("22", "The full model", "models/release of this run: weights, calibration, thresholds and policy under one manifest."),

@@ -84,11 +84,28 @@ def promise(positives: int, target: float, confidence: float, models: str) -> di
     }
 
 
-def guarantees(scores: Floats, labels: NDArray[np.int64]) -> list[dict[str, Any]]:
-    """For each of LISTED: the threshold that promises it and the specificity it costs here, or the patients it would take."""
+def no_promise(cohort: dict[str, Any], group_by: str) -> str | None:
+    """Why nothing can be promised to new patients from this run, if so; from cohort.json and `split.group_by`."""
+    if cohort["labels"] == "shuffled":
+        return "the labels are permuted and mean nothing"
+    if group_by != "patient":
+        return "slices of one patient are in several parts, so no score is out-of-fold"
+    if not cohort["patient_level_verifiable"]:
+        return "the data name no patients, so nobody can count them"
+    return None
+
+
+def guarantees(scores: Floats, labels: NDArray[np.int64], impossible: str | None = None) -> list[dict[str, Any]]:
+    """For each of LISTED: the threshold that promises it and the specificity it costs here, or the patients it would take.
+
+    `impossible` is what `no_promise` says: then nothing is available, whatever the scores.
+    """
     positives, table = int(labels.sum()), []
     for target in LISTED:
         entry: dict[str, Any] = {"sensitivity": target, "confidence": CONFIDENCE, "positive_patients": positives}
+        if impossible is not None:
+            table.append({**entry, "available": False, "reason": impossible})
+            continue
         if allowed_misses(positives, target, CONFIDENCE) is None:
             table.append({**entry, "available": False, "needs_positive_patients": needed_positives(target, CONFIDENCE)})
             continue

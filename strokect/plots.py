@@ -168,7 +168,7 @@ def _draw_confusion(parts: list[Scored], path: Path, title: str) -> None:
 
 def _draw_calibration(tables: dict[str, dict[str, pd.DataFrame]], path: Path, title: str) -> None:
     figure, axes = _square(
-        f"Calibration in bins of equal size, slices\n{title}", "mean predicted probability", "observed share of stroke"
+        f"Calibration in bins of equal size, slices\n{title}", "mean predicted probability", "observed share of positives"
     )
     axes.plot([0, 1], [0, 1], color="0.6", linestyle=":", label="perfect")
     for part, table in tables.items():

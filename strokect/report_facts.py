@@ -27,7 +27,8 @@ TAKEN_OVER = (
     *("target", "n_slices", "n_patients", "n_positive_patients", "group_by", "device", "interval"),
     *("source", "labels", "data_sha256", "backbone", "notes"),
 )
-NAMING_CHECKS = ("label_conflict", "patient_in_two_classes")  # whose messages list patients after a colon
+# Whose messages say after a colon which patients, or why, which may name them.
+NAMING_CHECKS = ("label_conflict", "patient_in_two_classes", "left_out", "unreadable")
 PART_WORDS = {"test": "Test part", "oof": "Out-of-fold"}
 
 
@@ -52,12 +53,13 @@ def opened(path: Path, data_sha256: str, synthetic: bool) -> str:
     lines = pd.read_csv(path, dtype=str) if path.is_file() else pd.DataFrame({"data_sha256": []})
     own = int((lines["data_sha256"] == data_sha256).sum())
     times = {0: "not once", 1: "once"}.get(own, f"{own} times, each with another model")
-    return f"{times} (metrics/test_openings.csv)"
+    return f"{times}, as far as this data hash tells (metrics/test_openings.csv; another image size or label set is another hash)"
 
 
 def report_facts(
     *,
     metrics: dict[str, Any],
+    oof: dict[str, Any],
     safety: dict[str, Any],
     audit: dict[str, Any],
     split: dict[str, Any],
@@ -68,8 +70,8 @@ def report_facts(
     openings: str,
     commit: tuple[str, bool],
 ) -> dict[str, Any]:
-    """The facts by name, from the content of metrics/{evaluate,safety,audit,split}.json, models/operating_point.json, a model's
-    sidecar, data/prepared/cohort.json and params.yaml.
+    """The facts by name, from the content of metrics/{evaluate,oof,safety,audit,split}.json, models/operating_point.json, a
+    model's sidecar, data/prepared/cohort.json and params.yaml.
     """
     severities = [finding["severity"] for finding in audit["findings"]]
     return {
@@ -81,7 +83,9 @@ def report_facts(
         "cohort_words": cohort_words(cohort),
         "windows": f"the window {in_words(windows_of(sidecar))} (level/width in HU)",
         "part_words": PART_WORDS[metrics["part"]],
-        "figures": [_row(metrics, name) for name in FIGURES if name in metrics["slice"]],
+        "figures": {
+            PART_WORDS[part["part"]]: _rows(part) for part in ([metrics, oof] if metrics["part"] == "test" else [metrics])
+        },
         "cards": [_card(metrics, level, name) for level, name in CARDS],
         "parts": split["parts"],
         "control": control_words(split),
@@ -95,7 +99,7 @@ def report_facts(
         "slice_threshold": point["slice"]["threshold"],
         "patient_threshold": point["patient"]["threshold"],
         "views": ", ".join(point["views"]),
-        "folds": len(point["folds"]),
+        "ships": _ships(sidecar, point),
         "versions": sidecar["versions"],
         "pointing": _pointing(safety),
         "guarantee": guarantee_words(metrics),
@@ -123,7 +127,7 @@ def without_patients(finding: dict[str, Any]) -> dict[str, Any]:
     """A finding whose message names nobody: a report travels further than the audit's own page."""
     if finding["check"] not in NAMING_CHECKS:
         return finding
-    return finding | {"message": finding["message"].partition(":")[0] + "; which ones is said in reports/audit.html"}
+    return finding | {"message": finding["message"].partition(":")[0] + "; more is said in reports/audit.html"}
 
 
 def control_words(split: dict[str, Any]) -> str:
@@ -138,13 +142,20 @@ def control_words(split: dict[str, Any]) -> str:
     )
 
 
-def _row(metrics: dict[str, Any], name: str) -> dict[str, Any]:
-    return {"name": NAMES[name], "slice": metrics["slice"][name], "patient": metrics["patient"][name]}
+def _rows(metrics: dict[str, Any]) -> list[dict[str, Any]]:
+    names = [name for name in FIGURES if name in metrics["slice"]]
+    return [{"name": NAMES[name], "slice": metrics["slice"][name], "patient": metrics["patient"][name]} for name in names]
 
 
 def _card(metrics: dict[str, Any], level: str, name: str) -> dict[str, str]:
     value, _, interval = figure_text(metrics[level][name]).partition(" [")
     return {"name": f"{NAMES[name]}, {level}s", "value": value, "interval": f"[{interval}" if interval else ""}
+
+
+def _ships(sidecar: dict[str, Any], point: dict[str, Any]) -> str:
+    if "taught_by" in sidecar:
+        return f"one student taught by {len(point['folds'])} folds"
+    return f"{len(point['folds'])} folds, their calibrated probabilities averaged"
 
 
 def _pointing(safety: dict[str, Any]) -> str:

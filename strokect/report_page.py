@@ -14,7 +14,7 @@ CAPTIONS = {
     "calibration.png": "Calibration before and after: what a probability means",
     "net_benefit.png": "Decision curve: acting on the model, on everybody, on nobody",
     "risk_coverage.png": "Answering less: the error rate among the slices that are still answered",
-    "confusion.png": "Decisions at the thresholds that ship, slices",
+    "confusion.png": "Decisions, slices: out-of-fold at thresholds chosen on other patients, test at the one that ships",
     "probabilities.png": "Calibrated probabilities by class",
     "training.png": "Training of the folds; the held-out loss is watched, and decides nothing",
 }

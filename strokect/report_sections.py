@@ -85,9 +85,7 @@ def _guarantees(metrics: dict[str, Any]) -> Section:
             f"{entry['sensitivity']:g}",
             f"{entry['confidence']:g}",
             f"{entry['threshold']:.3f}" if entry["available"] else "not available",
-            f"{entry['specificity']:.3f}"
-            if entry["available"]
-            else f"needs ≥ {entry['needs_positive_patients']} positive patients",
+            f"{entry['specificity']:.3f}" if entry["available"] else _what_is_missing(entry),
         ]
         for entry in metrics["guarantees"]
     ]
@@ -97,11 +95,15 @@ def _guarantees(metrics: dict[str, Any]) -> Section:
         [
             f"The largest patient threshold whose sensitivity is promised for new patients like these, on "
             f"{metrics['guarantees'][0]['positive_patients']} positive patients (Learn-then-Test with the exact binomial test). "
-            "The promise is about single fold models; the average that ships has no out-of-fold estimate. It ships only if "
+            "The promise is about single fold models; what ships has no out-of-fold estimate. It ships only if "
             "tune_threshold.goal asks for it."
         ],
         _table(["sensitivity ≥", "confidence", "patient threshold", "specificity here"], rows),
     )
+
+
+def _what_is_missing(entry: dict[str, Any]) -> str:
+    return str(entry.get("reason") or f"needs ≥ {entry['needs_positive_patients']} positive patients")
 
 
 def _abstaining(metrics: dict[str, Any], safety: dict[str, Any]) -> Section:

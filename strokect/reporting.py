@@ -128,4 +128,6 @@ def figure_text(figure: dict[str, Any]) -> str:
     """A figure with its interval, or that it is not estimable."""
     if figure["value"] is None:
         return "not estimable"
+    if figure["ci95"] is None:
+        return f"{figure['value']:.3f} [no interval]"
     return f"{figure['value']:.3f} [{figure['ci95'][0]:.3f}, {figure['ci95'][1]:.3f}]"

@@ -12,9 +12,9 @@ from strokect.statistics import bootstrap_weights, estimate_auc, estimate_share
 MIN_PATIENTS = 5  # of a class, for a figure of it: below, a bootstrap of patients says nothing
 TOO_WIDE = 0.4  # an interval of this width leaves open whether the model works in the subgroup
 AGE_BANDS = {"under 18": (0, 18), "18 to 39": (18, 40), "40 to 64": (40, 65), "65 and over": (65, 200)}
-THIRDS = ("lowest third of the series", "middle third of the series", "highest third of the series")
+THIRDS = ("first third of the series", "middle third of the series", "last third of the series")  # in the order of the manifest
 NOTE = (
-    "Exploratory: at 95 %, one in twenty figures lies outside its interval by chance, and differences between subgroups were not "
+    "Exploratory: of 95 % intervals one in twenty misses the true value by chance, and differences between subgroups were not "
     "tested. A figure of fewer than 5 patients of a class is not estimated."
 )
 

@@ -117,7 +117,7 @@ def test_exceptions_of_the_audit_and_its_findings_are_repeated(reported: Path, t
                 Path("metrics", name).write_text(content)
             run("report")
     assert "exceptions in force: <b>label_conflict</b>" in text and "&lt;b&gt;five&lt;/b&gt; patients" in text
-    assert "49, 50" not in text and "which ones is said in reports/audit.html" in text
+    assert "49, 50" not in text and "more is said in reports/audit.html" in text
     assert "secret.png" not in text  # a report travels; file names are in the audit's own page
 
 
