@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit, logit
 from scipy.stats import norm, rankdata
 
 Floats = NDArray[np.float64]
@@ -52,11 +53,16 @@ def auc_standard_error(labels: NDArray[np.int64], score: Floats, clusters: NDArr
 
 
 def analytic_auc(labels: NDArray[np.int64], score: Floats, clusters: NDArray[Any]) -> dict[str, Any]:
-    """`{"value", "se", "ci95", "method"}`: the normal interval, cut to [0, 1]; None where not estimable."""
+    """`{"value", "se", "ci95", "method"}`; None where not estimable.
+
+    The interval is normal on the logit scale (Pepe 2003, page 107): it stays within 0 and 1. What it covers:
+    docs/results/statistics.md.
+    """
     method = "DeLong" if len(np.unique(clusters)) == len(labels) else "Obuchowski"
     auc, error = auc_standard_error(labels, score, clusters)
     if error is None:
         ranks = np.isfinite(auc) and len(np.unique(score)) > 1  # equal scores rank nothing
         return {"value": auc if ranks else None, "se": None, "ci95": None, "method": method}
-    half = float(norm.ppf(0.975)) * error
-    return {"value": auc, "se": error, "ci95": [max(0.0, auc - half), min(1.0, auc + half)], "method": method}
+    half = float(norm.ppf(0.975)) * error / (auc * (1 - auc))
+    low, high = (float(expit(logit(auc) + side)) for side in (-half, half))
+    return {"value": auc, "se": error, "ci95": [low, high], "method": method}

@@ -1,4 +1,7 @@
-"""Intervals of figures that are 0 or 1. Every resample gives them again, so a bootstrap would call six hits of six certain."""
+"""Intervals where a bootstrap's is wrong: of figures that are 0 or 1, and Wilson's beside the others.
+
+Every resample gives a figure of 0 or 1 again, so a percentile interval would call six hits of six certain.
+"""
 
 from typing import Any
 
@@ -16,6 +19,14 @@ def widened_at_the_edge(found: dict[str, Any], trials: int) -> dict[str, Any]:
     if found["value"] not in (0.0, 1.0):
         return found
     return found | {"ci95": list(all_or_none(found["value"] == 1.0, trials)) if trials else None}
+
+
+def wilson(successes: int, trials: int) -> tuple[float, float]:
+    """Wilson's two-sided 95 % interval of a share (1927), for independent trials; covers near 0 and 1, too."""
+    z, share = 1.959963984540054, successes / trials
+    centre = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
+    half = z / (1 + z**2 / trials) * float(np.sqrt(share * (1 - share) / trials + (z / (2 * trials)) ** 2))
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def f2_of_shares(sensitivity: float, specificity: float, positive: float) -> float:

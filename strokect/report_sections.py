@@ -63,9 +63,11 @@ def _calibration(oof: dict[str, Any], point: dict[str, Any]) -> Section:
     chosen = point["calibration"]["method"]
     rows = [[name, f"{loss:.4f}", "ships" if name == chosen else ""] for name, loss in losses.items()]
     analytic = [
-        [level, found["method"], figure_text(oof[level]["roc_auc"]), figure_text(found) if found["ci95"] else "not estimable"]
+        [level, name.replace("_", " "), figure_text(oof[level][name]), _analytic(found), found["method"]]
         for level in ("slice", "patient")
-        for found in (oof[level]["roc_auc_analytic"],)
+        for name in ("roc_auc", "sensitivity", "specificity")
+        for found in (oof[level].get(f"{name}_analytic"),)
+        if found
     ]
     return _section(
         "calibration",
@@ -75,8 +77,12 @@ def _calibration(oof: dict[str, Any], point: dict[str, Any]) -> Section:
             f"calibration error out-of-fold, slices: {figure_text(oof['slice']['ece'])}."
         ],
         _table(["method", "cross-fitted log loss", ""], rows),
-        _table(["level", "method", "bootstrap of patients", "analytic"], analytic, "ROC AUC out-of-fold, intervals in two ways"),
+        _table(["level", "figure", "bootstrap of patients", "analytic", "by"], analytic, "Out-of-fold, intervals in two ways"),
     )
+
+
+def _analytic(figure: dict[str, Any]) -> str:
+    return figure_text(figure) if figure["ci95"] else "not estimable"
 
 
 def _guarantees(metrics: dict[str, Any]) -> Section:

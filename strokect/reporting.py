@@ -102,6 +102,11 @@ def notes(part: str, cohort: dict[str, Any], sidecar: dict[str, Any], audit: dic
     else:
         judge = "student" if student else "ensemble"
         lines.append(f"Test part: judged by the exported {judge} with the operating point chosen out-of-fold.")
+    if part != "external":
+        lines.append(
+            "Patient level: the percentile interval of a figure near 1 is too narrow where patients are few; the analytic "
+            "interval of ROC AUC, sensitivity, specificity and accuracy (in the metrics beside them) covers better."
+        )
     if sidecar["group_by"] == "none":
         lines.append("NOT patient-independent: slices of one patient are in several parts (split.group_by: none).")
     if not cohort["patient_level_verifiable"]:

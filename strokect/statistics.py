@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strokect.delong import analytic_auc
-from strokect.edges import f2_of_shares, least_precision, widened_at_the_edge
+from strokect.edges import f2_of_shares, least_precision, widened_at_the_edge, wilson
 from strokect.errors import NotEstimableError
 
 Floats = NDArray[np.float64]
@@ -205,6 +205,7 @@ def summarise(
         "f2": f2,
         **{name: estimate(metric, counts, index) for name, metric in metrics.items()},
         "roc_auc_analytic": analytic_auc(y, ranking, patients),
+        **({name + "_analytic": _wilson(*of) for name, of in shares.items()} if len(counts[0]) == len(y) else {}),
         "at_prevalence": [{"prevalence": share, "ppv": predicted(share, 0), "npv": predicted(share, 1)} for share in prevalence],
         "threshold": threshold,
         "confusion_matrix": {"tn": int(tn.sum()), "fp": int(fp.sum()), "fn": int(fn.sum()), "tp": int(tp.sum())},
@@ -212,6 +213,12 @@ def summarise(
         "n": len(y),
         "n_positive": int(y.sum()),
     }
+
+
+def _wilson(numerator: NDArray[np.int64], denominator: NDArray[np.int64]) -> dict[str, Any]:
+    """A share of independent items in the form of `analytic_auc`, None where there is no item."""
+    k, n = int(numerator.sum()), int(denominator.sum())
+    return {"value": k / n if n else None, "ci95": list(wilson(k, n)) if n else None, "method": "Wilson"}
 
 
 def _at_the_edge(value: dict[str, Any], found: dict[str, Any], prevalent: float, which: int) -> dict[str, Any]:

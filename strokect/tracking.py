@@ -184,7 +184,7 @@ def headline(metrics: Mapping[str, Any]) -> dict[str, Any]:
         f"{level}/{name}": figure["value"]
         for level in ("slice", "patient")
         for name, figure in metrics[level].items()
-        if isinstance(figure, dict) and "value" in figure
+        if isinstance(figure, dict) and set(figure) == {"value", "ci95"}  # not the same value with its analytic interval
     }
     return {"part": metrics["part"], "n_slices": metrics["n_slices"], "n_patients": metrics["n_patients"], **figures}
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import logit
 from sklearn.metrics import roc_auc_score
 
 from strokect.delong import analytic_auc, auc_standard_error, structural_components
@@ -18,7 +19,17 @@ def test_the_published_example() -> None:
     got = analytic_auc(labels, score, np.arange(109))
     assert got["method"] == "DeLong"
     assert got["value"] == pytest.approx(0.8932, abs=5e-5) and got["se"] == pytest.approx(0.0307, abs=5e-5)
-    assert got["ci95"] == pytest.approx([0.83295, 0.95339], abs=5e-5)
+    half = 1.959964 * got["se"]
+    assert [got["value"] - half, got["value"] + half] == pytest.approx([0.83295, 0.95339], abs=5e-5)
+    low, high = got["ci95"]  # ours is the same on the logit scale: as wide in logits, and lower
+    assert logit(high) - logit(0.8932) == pytest.approx(logit(0.8932) - logit(low), abs=2e-3)
+    assert logit(high) - logit(low) == pytest.approx(2 * half / (0.8932 * (1 - 0.8932)), abs=2e-3)
+
+
+def test_the_interval_stays_within_one_near_a_perfect_order() -> None:
+    labels = np.repeat([0, 1], 30)
+    got = analytic_auc(labels, np.r_[np.arange(30.0), 28.5, np.arange(31.0, 60.0)], np.arange(60))
+    assert got["value"] > 0.998 and got["value"] + 1.96 * got["se"] > 1 > got["ci95"][1] > got["value"] > got["ci95"][0] > 0.95
 
 
 def by_definition(labels: np.ndarray, score: np.ndarray, clusters: np.ndarray) -> tuple[float, float]:

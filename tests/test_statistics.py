@@ -9,7 +9,7 @@ from scipy.stats import binomtest
 from sklearn import metrics as oracle
 from sklearn.calibration import calibration_curve
 
-from strokect.edges import all_or_none, f2_of_shares, least_precision
+from strokect.edges import all_or_none, f2_of_shares, least_precision, wilson
 from strokect.errors import NotEstimableError
 from strokect.statistics import (
     average_precision,
@@ -253,3 +253,21 @@ def test_a_score_that_is_nan_is_not_ranked(figure: str) -> None:
         given(labels, ranking, *bootstrap_weights(np.arange(4), 20, 0))
     constant = given(labels, np.ones(4), *bootstrap_weights(np.arange(4), 20, 0))
     assert constant == {"value": None, "ci95": None}
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 6), (3, 10), (27, 30), (30, 30)])
+def test_wilsons_interval_is_scipys(successes: int, trials: int) -> None:
+    found = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
+    assert wilson(successes, trials) == pytest.approx((found.low, found.high), abs=1e-12)
+
+
+def test_patients_have_analytic_shares_and_slices_which_are_not_independent_have_none() -> None:
+    labels, decisions = np.tile([0, 1], 15), np.tile([0, 1, 1], 10)
+    arguments = {"threshold": 0.5, "prevalence": (), "resamples": 50, "seed": 0}
+    given = (labels, decisions / 2, decisions / 2, decisions)
+    whole = summarise(*given, np.arange(30), **arguments)
+    assert whole["sensitivity_analytic"]["ci95"] == pytest.approx(list(wilson(int((labels * decisions).sum()), 15)))
+    assert whole["sensitivity_analytic"]["value"] == whole["sensitivity"]["value"]
+    assert not any(name.endswith("_analytic") for name in summarise(*given, np.arange(30) // 2, **arguments) if name[:3] != "roc")
+    none = summarise(np.zeros(30, int), *given[1:], np.arange(30), **arguments)
+    assert none["sensitivity_analytic"] == {"value": None, "ci95": None, "method": "Wilson"}
