@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from strokect.errors import DataError, run_stage
+from strokect.errors import DataError, NotEstimableError, run_stage
+from strokect.guarantee import no_promise
 from strokect.operating_point import patient_labels
 from strokect.params import load_params
 from strokect.recalibration import (
@@ -91,6 +92,9 @@ def main(arguments: list[str] | None = None) -> None:
     for goal in goals:
         parse_goal(goal)
     cases, metrics = read_cases(given.scores, release)
+    impossible = no_promise(metrics, "patient")  # no fold is involved: the release has seen none of the site's patients
+    if impossible and parse_goal(goals[1]).kind == "guaranteed":
+        raise NotEstimableError(f"--goal asks for a guarantee, which is not available: {impossible}")
     rate = rate_of(release, given.refer_rate)
     check_cases(cases)
     fitted = fit_site(cases, point, goals, p.seed)

@@ -140,6 +140,12 @@ def test_a_site_may_ask_for_a_promise_about_what_ships(site: Path) -> None:
     assert empirical["patient"]["promise"] is None and empirical["chosen_on"].endswith("no guarantee")
 
 
+def test_nothing_is_promised_where_nobody_knows_whose_the_slices_are(site: Path) -> None:
+    write_json(SCORES / "external.json", read_json(SCORES / "external.json") | {"patient_level_verifiable": False})
+    with pytest.raises(NotEstimableError, match="not available: the data name no patients"):
+        run("--goal", "guaranteed sensitivity >= 0.85 confidence 0.95")
+
+
 def test_scores_of_something_else_are_refused(site: Path) -> None:
     original = read_json(SCORES / "external.json")
 

@@ -10,7 +10,7 @@ from scipy.stats import binomtest, norm
 from sklearn.metrics import fbeta_score, recall_score, roc_curve
 
 from strokect.errors import NotEstimableError, ParamsError
-from strokect.guarantee import allowed_misses, guaranteed_threshold, guarantees, needed_positives, sensitivity_bound
+from strokect.guarantee import allowed_misses, guaranteed_threshold, guarantees, needed_positives, no_promise, sensitivity_bound
 from strokect.thresholds import Goal, choose_threshold, parse_goal
 
 F2 = Goal("f2")
@@ -169,3 +169,20 @@ def test_scores_that_are_not_finite_carry_no_promise() -> None:
     for bad in (scores, np.where(np.isnan(scores), np.inf, scores)):
         with pytest.raises(NotEstimableError, match="1 of 80 are not"):
             guarantees(bad, np.arange(80) % 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "group_by", "reason"),
+    [
+        ({"labels": "shuffled"}, "patient", "permuted"),
+        ({}, "none", "in several parts"),
+        ({"patient_level_verifiable": False}, "patient", "name no patients"),
+    ],
+)
+def test_a_run_that_says_nothing_about_new_patients_promises_nothing(changes: dict, group_by: str, reason: str) -> None:
+    cohort = {"labels": "slice", "patient_level_verifiable": True}
+    assert no_promise(cohort, "patient") is None
+    why = no_promise(cohort | changes, group_by)
+    assert why is not None and reason in why
+    table = guarantees(np.linspace(0, 1, 200), np.arange(200) % 2, why)
+    assert all(entry["available"] is False and entry["reason"] == why and "threshold" not in entry for entry in table)
