@@ -100,7 +100,7 @@ def test_the_first_convolutions_and_squeeze_excite_stay_in_float() -> None:
 
 
 def test_the_export_stage_ships_int8_and_keeps_the_float_logits_beside(pipeline: Path, tmp_path: Path) -> None:
-    for name in ("data", "models/hnm", "models/student"):
+    for name in ("data", "models/folds", "models/hnm", "models/student"):
         shutil.copytree(pipeline / name, tmp_path / name)
     params = tiny_params()
     params["export"].update(precision="int8")
