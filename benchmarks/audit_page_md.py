@@ -7,15 +7,17 @@ from scipy.stats import beta
 
 INTRO = """# Does the audit find what is wrong?
 
-Written by `{command}` from `metrics/bench/planted_leaks.json` (the shuffle control from
-`metrics/bench/shuffle_control.json`, the speed from `metrics/bench/audit.json`); what each kind of leak is, in
-`benchmarks/plants.py`. Phantom slices are drawn anew for every seed; real ones are the 2,468 usable slices of CT-ICH. A leak
+Written by `{command}` from `metrics/bench/planted_leaks.json`
+(the shuffle control from `metrics/bench/shuffle_control.json`, the speed from `metrics/bench/audit.json`); what each kind of
+leak is, in `benchmarks/plants.py`. Phantom slices are drawn anew for every seed; real ones are the 2,468 usable slices of
+CT-ICH. A leak
 is caught if the check that is meant for it lists the planted file. Brackets: 95 % interval (Clopper–Pearson); planted files
 are taken as independent. "grey contour": on slices with a head of at least 60 % soft tissue, where lesions are outlined;
 "anywhere": at the skull base and in the face, too, where lines are told from thin bone less well.
 
-The limits of the search for altered copies were set on the same real slices and on phantom seed 0, with copies altered by other
-random draws: read the recall as one of known kinds of change, not of any change.
+The limits of the search for altered copies and of drawn lines were set on the same real slices and on phantom cohorts of the same
+seeds, with other random draws of the changes: read the recall as one of known kinds of change, not of any change, and the
+silence on untouched sets as that of sets which were looked at.
 """
 KIND_NAMES = {"phantom": "phantom", "real": "CT-ICH"}
 

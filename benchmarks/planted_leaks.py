@@ -148,7 +148,8 @@ def untouched_run(name: str, real: Path | None, seed: int, params: Params) -> di
 
 def measure(real: Path | None, seeds: int, count: int, params: Params) -> dict[str, Any]:
     """All seeds of phantom and, where it is given, real set."""
-    result: dict[str, Any] = {"command": f"python -m benchmarks.planted_leaks --seeds {seeds} --count {count}", "sets": {}}
+    given = "--real FOLDER " if real else ""
+    result: dict[str, Any] = {"command": f"python -m benchmarks.planted_leaks {given}--seeds {seeds} --count {count}", "sets": {}}
     for name, folder in (("phantom", None), ("real", real)):
         if name == "real" and folder is None:
             continue
