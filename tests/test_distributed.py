@@ -121,10 +121,11 @@ def test_two_processes_equal_one_with_the_same_global_batch_and_one_goes_on_wher
     whole = train(tmp_path / "one", World())
     first, second = train_by_two(tmp_path / "two", epochs=2)
     assert_same(second, first, rtol=0, atol=0)  # both processes hold the same network, bit by bit
-    # Adam divides by the size of the gradient: rounding grows where that is near zero.
+    # Adam divides by the size of the gradient: rounding grows where that is near zero. A tenth of one step of 0.01 is allowed:
+    # a sample, a weight or a statistic that differs moves whole steps.
     alone = train(tmp_path / "two", World())
     assert alone["resumed"] == 2
-    assert_same(alone, whole, rtol=1e-3, atol=1e-4)
+    assert_same(alone, whole, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.gpu

@@ -37,12 +37,16 @@ def captured(name: str) -> Iterator[tuple[logging.Logger, io.StringIO]]:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter())
     logger.addHandler(handler)
-    before, logger.propagate = logger.propagate, False
+    # DVC, when another test has called it in this process, has set asyncio's logger to CRITICAL.
+    before = logger.propagate, logger.disabled, logger.level
+    logger.propagate, logger.disabled = False, False
+    logger.setLevel(logging.WARNING)
     try:
         yield logger, stream
     finally:
         logger.removeHandler(handler)
-        logger.propagate = before
+        logger.propagate, logger.disabled = before[:2]
+        logger.setLevel(before[2])
 
 
 def only_line(stream: io.StringIO) -> dict[str, Any]:
