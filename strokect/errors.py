@@ -1,5 +1,8 @@
 """Errors that a person can act on: what was wrong, where, and what to do."""
 
+import os
+import select
+import signal
 import sys
 from collections.abc import Callable
 
@@ -65,9 +68,20 @@ class NotEstimableError(StrokectError):
 
 
 def run_stage(main: Callable[[], None]) -> None:
-    """Run a stage's `main`; a StrokectError becomes one readable line and exit code 1 instead of a traceback."""
+    """Run a stage's `main`; a StrokectError becomes one readable line and exit code 1 instead of a traceback.
+
+    Where nobody reads on (`… | head`), it ends quietly with the exit code that SIGPIPE gives.
+    """
     try:
         main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        output = select.poll()
+        output.register(sys.stdout.fileno(), 0)
+        if not any(event & select.POLLERR for _, event in output.poll(0)):
+            raise  # another pipe than the one to the reader
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its end
+        raise SystemExit(128 + signal.SIGPIPE) from None
     except StrokectError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
