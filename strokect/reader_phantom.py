@@ -1,7 +1,13 @@
 """The synthetic cohort. `labels: folder` calls every slice of a positive patient positive, as folder copies do."""
 
+import math
+import os
+import tempfile
 from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from strokect import phantom
 from strokect.files import sha256_bytes
@@ -10,22 +16,54 @@ from strokect.slices import Picture, picture_of_hu, resize_planes
 from strokect.sources import Pixels, Row, Source
 
 
+class _Drawn:
+    """Slices of one shape (P, S, S) uint8, in a file without a name that goes with this object: a cohort may exceed memory."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the cohort
+        self._shape: tuple[int, ...] = ()
+
+    def append(self, planes: NDArray[np.uint8]) -> None:
+        self._shape = planes.shape
+        self._file.write(planes.tobytes())
+
+    def flush(self) -> None:
+        """To be called before the first `read`."""
+        self._file.flush()
+
+    def read(self, number: int) -> NDArray[np.uint8]:
+        """The slice that was appended as this one, counted from 0. May be called from several threads."""
+        size = math.prod(self._shape)
+        return np.frombuffer(os.pread(self._file.fileno(), size, number * size), np.uint8).reshape(self._shape)
+
+
 def read(params: DataParams, root: Path) -> Source:
     """Draw the cohort; `root` holds nothing of it."""
-    made: dict[str, Pixels] = {}
-    pictures: dict[str, Picture] = {}
+    drawn = _Drawn()
+    number: dict[str, int] = {}
     rows: list[Row] = []
     p = params.phantom
     for piece in phantom.make_cohort(patients=p.patients, slices=p.slices, size=params.image_size, seed=p.seed):
         file = f"{piece.patient}/{piece.slice:02d}.png"
-        picture = pictures[file] = picture_of_hu(piece.hu, params.windows)
-        height, width = picture.grey.shape
-        pixels = resize_planes(picture.planes, params.image_size)
-        made[file] = Pixels(pixels, sha256_bytes(picture.planes.tobytes()), width, height, piece.mask)
+        made = picture_of_hu(piece.hu, params.windows)
+        windows = made.grey[:0] if made.windows is None else made.windows
+        drawn.append(np.stack([piece.mask, made.grey, *windows]))
+        number[file] = len(rows)
         rows.append(Row(file, piece.patient, piece.slice, int(piece.lesion != ""), {"subtype": piece.lesion}))
+    drawn.flush()
     target, unit = "synthetic bleed or infarct on this slice", "slice"
     if params.labels != "slice":
         positive = {row.patient for row in rows if row.label}
         rows = [replace(row, label=int(row.patient in positive)) for row in rows]
         target, unit = "slice of a synthetic patient who has a bleed or infarct somewhere", "patient"
-    return Source(rows, lambda row: made[row.file], lambda row: pictures[row.file], target, unit)
+
+    def picture(row: Row) -> Picture:
+        _, grey, *windows = drawn.read(number[row.file])
+        return Picture(grey, 0, np.stack(windows) if windows else None)
+
+    def pixels(row: Row) -> Pixels:
+        mask, planes = drawn.read(number[row.file])[0], picture(row).planes
+        height, width = mask.shape
+        return Pixels(resize_planes(planes, params.image_size), sha256_bytes(planes.tobytes()), width, height, mask)
+
+    return Source(rows, pixels, picture, target, unit)
