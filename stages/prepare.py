@@ -1,6 +1,7 @@
 """prepare: raw files of any source → one packed uint8 array, its manifest and a description of the cohort."""
 
 import hashlib
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from strokect.clusters import by_cluster
-from strokect.errors import DataError, run_stage
+from strokect.errors import DataError, SettingsError, run_stage
+from strokect.file_names import behind_pseudonyms
 from strokect.files import atomic_folder, sha256_file, write_json
 from strokect.hounsfield import windows_to_json
 from strokect.manifest import COLUMNS, NOT_VERIFIABLE, PREPARED
@@ -20,9 +22,11 @@ from strokect.npy_rows import row_shape
 from strokect.packing import Packed, cache_key, pack, pixel_cache, publish
 from strokect.params import DataParams, load_params
 from strokect.pixel_cache import IMAGES, MASKS, Entry
+from strokect.row_checks import check_rows
 from strokect.sources import Row, Source, read_source, shuffle_patient_labels
 
 CACHE = Path(".strokect/prepare")
+CACHE_VARIABLE = "STROKECT_PREPARE_CACHE"  # on | off; no param: it changes no output
 
 
 def prepare(
@@ -36,6 +40,7 @@ def prepare(
     Raises DataError when more than `data.max_unreadable` files cannot be read, or some change meanwhile.
     """
     source = read_source(params, raw_root)
+    check_rows(source.rows, raw_root)
     with atomic_folder(target) as folder:
         with pixel_cache(cache or folder / "cache", params.source, cache_key(params, source)) as pixels:
             packed = pack(source, raw_root, pixels, params.max_unreadable)
@@ -57,8 +62,15 @@ def prepare(
         _check_manifest(manifest, raw_root)
         manifest.to_csv(folder / "manifest.csv", index=False)
         cohort = _describe(params, source, manifest, packed.unreadable, folder)
+        if source.warnings:
+            cohort["warnings"] = source.warnings
+        if source.look_up and source.path:  # pseudonyms: the audit may not see the names behind them
+            real = {row.file: source.path(row).relative_to(raw_root).as_posix() for row in source.rows}
+            cohort["named_behind_pseudonyms"] = behind_pseudonyms(real)
         write_json(folder / "cohort.json", cohort)
     say(_account(packed, cache if again else None))
+    if again and cache is None:
+        say(f"nothing is kept for the next run ({CACHE_VARIABLE})")
     return cohort
 
 
@@ -114,16 +126,28 @@ def _account(packed: Packed, cache: Path | None) -> str:
     return "\n".join(lines)
 
 
+def _cache_folder() -> Path | None:
+    """CACHE, or None where the variable switches it off. What an earlier run left there stays until it is deleted."""
+    value = os.environ.get(CACHE_VARIABLE, "on")
+    if value not in ("on", "off"):
+        raise SettingsError(f"{CACHE_VARIABLE} is {value!r}; allowed: on, off")
+    if value == "off" and CACHE.exists():
+        print(f"{CACHE} holds the slices of an earlier run and is not used ({CACHE_VARIABLE}); delete it at any time")
+    return CACHE if value == "on" else None
+
+
 def main() -> None:
     """Read params.yaml, write data/prepared/."""
     params = load_params().data
-    cohort = prepare(params, Path("data/raw") / params.source, PREPARED, CACHE, print)
+    cohort = prepare(params, Path("data/raw") / params.source, PREPARED, _cache_folder(), print)
     print(
         f"{cohort['n_slices']} slices of {cohort['n_patients']} patients; {cohort['n_positive_slices']} positive slices of "
         f"{cohort['n_positive_patients']} patients; target: {cohort['target']}"
     )
     if not cohort["patient_level_verifiable"]:
         print(f"{NOT_VERIFIABLE} The patients counted above are such clusters.")
+    for warning in cohort.get("warnings", ()):
+        print(f"warning: {warning}")
     for reason, count in Counter(item["reason"] for item in cohort["left_out"]).items():
         print(f"left out: {count} × {reason}")
     for item in cohort["unreadable"]:

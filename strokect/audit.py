@@ -4,9 +4,8 @@ Each check is a pure function of the manifest, the pixels, facts of the files an
 `error` stops the pipeline unless `audit.allow` names its check; what was allowed stays in every report.
 """
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from strokect import audit_classes, audit_copies
 from strokect.duplicates import is_blank, linked_rows
 from strokect.errors import DataError, ParamsError
+from strokect.file_names import is_overlay, is_suspicious
 from strokect.files import sha256_bytes
 from strokect.finding import Check, Evidence, Finding, Severity, count, finding, first
 from strokect.params import SHUFFLE_CONTROL, SplitParams
@@ -24,10 +24,6 @@ from strokect.splits import check_feasible
 
 MAX_FILES = 50  # listed per finding; the message has the full count
 MIN_PATIENTS, MAX_ALONE = 10, 0.9  # from so many patients on, this share of them with a single slice is too much
-# Seen in public copies: Explorer's copies, augmented or generated pictures, slices with the lesion's contour drawn on them.
-# The words stand alone ("aug_12", "x - Copy"), so that names such as "Augsburg" or "copyright" pass.
-SUSPICIOUS = re.compile(r"(?<![a-z])(copy|aug|augmented|synthetic|synth)(?![a-z])", re.IGNORECASE)
-OVERLAY = re.compile(r"(?<![a-z])overlays?(?![a-z])", re.IGNORECASE)
 
 
 def audit_cohort(
@@ -129,7 +125,7 @@ def overlays(evidence: Evidence) -> Finding | None:
     """Pictures with something drawn on them, in colour or grey: a contour around the lesion is the answer."""
     coloured = [entry["file"] for entry in evidence.cohort["unreadable"] if COLOUR in entry["reason"]]
     files = evidence.manifest["file"]
-    named = [file for file in files if OVERLAY.search(file)]
+    named = _named(evidence, "overlay", is_overlay)
     drawn = [] if evidence.facts is None else files[evidence.facts["drawn"].to_numpy(bool)].tolist()
     found = tuple(sorted({*coloured, *named, *drawn}))
     message = (
@@ -147,7 +143,7 @@ def blank_slices(evidence: Evidence) -> Finding | None:
 
 def suspicious_names(evidence: Evidence) -> Finding | None:
     """Names of copies, augmented or synthetic pictures: not original slices."""
-    hits = tuple(sorted(file for file in evidence.manifest["file"] if SUSPICIOUS.search(file)))
+    hits = tuple(_named(evidence, "suspicious", is_suspicious))
     message = f"{count(len(hits), 'file')} named like copies, augmented or synthetic pictures"
     return Finding("suspicious_names", "warning", message, hits) if hits else None
 
@@ -218,6 +214,13 @@ def _identical_groups(rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
     for _, group in repeated.groupby("sha256", sort=False):
         if group["pixels"].nunique() > 1 and group["patient"].nunique() > 1:
             yield group
+
+
+def _named(evidence: Evidence, kind: str, test: Callable[[str], bool]) -> list[str]:
+    """Files whose name passes the test; of pseudonyms `prepare` has looked at the names behind them."""
+    files = set(evidence.manifest["file"])
+    behind: dict[str, list[str]] = evidence.cohort.get("named_behind_pseudonyms", {})
+    return sorted({*filter(test, files), *files.intersection(behind.get(kind, ()))})
 
 
 def _excluded(key: str, severity: Severity, evidence: Evidence, what: str) -> Finding | None:

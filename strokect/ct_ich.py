@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strokect.errors import DataError
-from strokect.tables import read_table
+from strokect.tables import OLDEST_AGE, read_table
 
 FOLDERS = {"Normal": 0, "Stroke": 1}
 TABLE = "hemorrhage_diagnosis.csv"
@@ -215,5 +215,5 @@ def _read_demographics(path: Path) -> dict[str, tuple[float | None, str | None]]
             raise DataError(f"{where}: patient {patient} occurs twice")
         if age and not re.fullmatch(r"\d+(\.\d+)?", age):
             raise DataError(f"{where}: AgeYears is {age!r}; it must be a number or empty")
-        known[patient] = (float(age) if age else None, row["Gender"] or None)
+        known[patient] = (min(float(age), OLDEST_AGE) if age else None, row["Gender"] or None)
     return known

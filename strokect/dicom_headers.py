@@ -13,17 +13,21 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID_dictionary
+from pydicom.valuerep import TEXT_VR_DELIMS
 
 from strokect.dicom import IMPLICIT_LITTLE, MAX_TILT_DEG, element_numbers, element_text, slice_normal, tilt_degrees
 from strokect.errors import ImageError
 from strokect.geometry import DIRECTORY, instance_number
+from strokect.tables import OLDEST_AGE, nfc
 
 TAGS = [
-    *("ImageType", "SOPClassUID", "SOPInstanceUID", "Modality", "PatientID", "PatientSex", "PatientAge"),
+    *("SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "AccessionNumber", "Modality"),
+    *("PatientID", "PatientSex", "PatientAge"),
     *("SeriesInstanceUID", "InstanceNumber", "ImagePositionPatient", "ImageOrientationPatient", "FrameOfReferenceUID"),
     "NumberOfFrames",
 ]
@@ -32,7 +36,6 @@ CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
 HEADER_BYTES = 2**20  # inflated at most: the elements before the pixels take some kilobytes
-OLDEST_AGE = 90.0  # years; an age above is given as this one, for so few people are older that it tells who
 AGE = re.compile(r"(\d{3})([DWMY])")
 DAYS = {"D": 1.0, "W": 7.0, "M": 365.25 / 12, "Y": 365.25}
 GENDERS = {"M": "Male", "F": "Female", "O": "Other"}
@@ -46,7 +49,8 @@ class Header:
     instance_uid: str
     series_uid: str
     frame_uid: str
-    patient_id: str
+    patient_id: str  # as its SpecificCharacterSet and `nfc` have it
+    accession: str  # likewise
     instance: int | None
     corner: NDArray[np.float64] | None  # (3,) ImagePositionPatient in mm
     normal: NDArray[np.float64] | None  # (3,) of length 1, z ≥ 0
@@ -72,7 +76,8 @@ def read_header(path: Path, file: str) -> Header:
             instance_uid=element_text(dataset, "SOPInstanceUID"),
             series_uid=element_text(dataset, "SeriesInstanceUID"),
             frame_uid=element_text(dataset, "FrameOfReferenceUID"),
-            patient_id=element_text(dataset, "PatientID"),
+            patient_id=_coded_text(dataset, "PatientID"),
+            accession=_coded_text(dataset, "AccessionNumber"),
             instance=instance_number(dataset),
             corner=corner if placed else None,
             normal=normal if placed else None,
@@ -127,6 +132,17 @@ def _why_no_slice(dataset: Dataset, sop_class: str, normal: NDArray[np.float64] 
         (normal is not None and tilt_degrees(normal) > MAX_TILT_DEG, "not an axial slice"),
     ]
     return next((reason for holds, reason in reasons if holds), "")
+
+
+def _coded_text(dataset: Dataset, name: str) -> str:
+    """An element of letters that SpecificCharacterSet (PS3.5 6.1.2) says how to read, as `nfc` has it.
+
+    What cannot be read in it is taken as Latin-1, of which each byte is a letter: replacement characters would make one of two.
+    """
+    plain = element_text(dataset, name)
+    encodings = convert_encodings(element_text(dataset, "SpecificCharacterSet").split("\\"))
+    text = decode_bytes(plain.encode("latin-1"), encodings, TEXT_VR_DELIMS)
+    return nfc(plain if "\ufffd" in text else text.strip())
 
 
 def _age(text: str) -> float | None:

@@ -4,38 +4,26 @@ No name, id, date, UID or path of the export leaves this module: patients, serie
 them is: `python -m strokect.reader_dicom FILE…`.
 """
 
-import logging
 import sys
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from posixpath import normpath
 from typing import Any
 
 from strokect.dicom_headers import Header, read_header
+from strokect.dicom_labels import Label, check_agreement, check_free_text, key_of, read_labels, unmatched
 from strokect.dicom_order import By, order_series
 from strokect.errors import DataError, ImageError, run_stage
 from strokect.params import DataParams, DicomParams, load_params
 from strokect.pseudonyms import Pseudonyms, load_key
 from strokect.sources import Row, Source, file_readers, files_below
-from strokect.tables import OPTIONAL, by_key, extra_columns, label_of, read_table
 
-ATTRIBUTE = {"sop_instance_uid": "instance_uid", "file": "file", "series_instance_uid": "series_uid", "patient_id": "patient_id"}
 UNITS = {"sop_instance_uid": "slice", "file": "slice", "series_instance_uid": "series", "patient_id": "patient"}
 LOOK_UP = "python -m strokect.reader_dicom"
 
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _Label:
-    """One row of the table of labels."""
-
-    line: int
-    label: int
-    patient_id: str  # "" where the table has none
-    extra: dict[str, Any]
+Series = dict[tuple[str, str], list[tuple[Header, Label]]]  # (patient, SeriesInstanceUID) → its slices
+_Ordered = tuple[str, By, list[tuple[Header, Label]]]  # a series: its pseudonym, what its order stands on, slices in order
 
 
 @dataclass
@@ -48,6 +36,7 @@ class _Export:
     headers: list[Header] = field(default_factory=list)
     left_out: list[tuple[str, str]] = field(default_factory=list)
     unreadable: list[tuple[str, str]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def name(self, file: str, pseudonym: str) -> str:
         """Remember what stands for `file`."""
@@ -66,28 +55,27 @@ def read(params: DataParams, root: Path) -> Source:
 
 def _read(params: DataParams, root: Path) -> tuple[Source, dict[str, str]]:
     p = params.dicom
-    labels = _read_labels(p, root / p.table)
+    table = root / p.table
+    labels = read_labels(p, table)
     export = _index(root, Pseudonyms(load_key()))
+    export.warnings += unmatched(p, labels, export.headers, table)
+    found = [(header, labels.get(key_of(header, p.key))) for header in export.headers]
+    check_agreement([(header, label) for header, label in found if label], table)
+    check_free_text(labels, export.headers, table)
     # (patient, series) → slices with a label. One UID in two patients is two series: anonymisers that forget it make such pairs.
-    series: dict[tuple[str, str], list[tuple[Header, _Label]]] = defaultdict(list)
-    used: set[str] = set()
-    for header in export.headers:
-        key = getattr(header, ATTRIBUTE[p.key])
-        found = labels.get(key)
-        used.add(key)
-        patient = (found.patient_id if found else "") or header.patient_id
-        reason = "no label in the table" if found is None else "nothing says whose it is (no PatientID)" if not patient else ""
-        if found is None or reason:
+    series: Series = defaultdict(list)
+    for header, label in found:
+        patient = (label.patient_id if label else "") or header.patient_id
+        reason = "no label in the table" if label is None else "nothing says whose it is (no PatientID)" if not patient else ""
+        if label is None or reason:
             export.leave_out(header.file, reason)
         else:
-            series[patient, header.series_uid].append((header, found))
+            series[patient, header.series_uid].append((header, label))
+    used = {key_of(header, p.key) for header in export.headers}
     export.left_out += [
         (f"{p.table}, row {label.line}", "a label without a slice") for key, label in labels.items() if key not in used
     ]
-    if export.headers and not used & labels.keys():
-        fault = f"none of its {len(labels)} keys fits any of {len(export.headers)} CT slices"
-        raise DataError(f"{root / p.table}: {fault}; data.dicom.key says that {p.key_column} holds the {p.key}")
-    rows = _rows(p, export, series)
+    rows = _rows(p, export, series, table)
 
     def path(row: Row) -> Path:
         return root / export.paths[row.file]
@@ -95,24 +83,7 @@ def _read(params: DataParams, root: Path) -> tuple[Source, dict[str, str]]:
     left_out, unreadable = sorted(export.left_out), sorted(export.unreadable)
     readers = file_readers(params, path)
     source = Source(rows, *readers, p.target, UNITS[p.key], left_out, unreadable, path=path, look_up=LOOK_UP)
-    return source, export.paths
-
-
-def _read_labels(p: DicomParams, path: Path) -> dict[str, _Label]:
-    """Key → label. Messages name rows, never values."""
-    lines = read_table(path, (p.key_column, p.label_column), OPTIONAL)
-    if p.key == "file":
-        lines = [(line, {**row, p.key_column: _posix(row[p.key_column])}) for line, row in lines]
-    labels = {}
-    for key, (line, row) in by_key(lines, p.key_column, path).items():
-        where = f"{path}, row {line}"
-        label = label_of(row[p.label_column], p.positive, p.negative, f"{where}: {p.label_column}")
-        labels[key] = _Label(line, label, row.get("patient_id", ""), extra_columns(row, where))
-    return labels
-
-
-def _posix(path: str) -> str:
-    return normpath(path.replace("\\", "/")) if path else ""
+    return replace(source, warnings=export.warnings), export.paths
 
 
 def _index(root: Path, pseudonym: Pseudonyms) -> _Export:
@@ -143,48 +114,71 @@ def _index(root: Path, pseudonym: Pseudonyms) -> _Export:
     return export
 
 
-def _rows(p: DicomParams, export: _Export, series: dict[tuple[str, str], list[tuple[Header, _Label]]]) -> list[Row]:
-    """Rows by patient, series and place. The series of a patient follow each other in the order of their pseudonyms."""
-    ordered: dict[str, list[tuple[str, By, list[tuple[Header, _Label]]]]] = defaultdict(list)
-    for (patient_id, uid), members in series.items():
+def _rows(p: DicomParams, export: _Export, series: Series, table: Path) -> list[Row]:
+    """Rows by patient, series and place. The series of a patient follow each other in the order of their UIDs.
+
+    That order, and which of two equally large series is the largest, must not hang on the key: teams would get other cohorts.
+    """
+    ordered: dict[str, list[_Ordered]] = defaultdict(list)
+    lost = 0
+    for (patient_id, uid), members in sorted(series.items(), key=lambda item: item[0]):
         patient, name = export.pseudonym("patient", patient_id), export.pseudonym("series", f"{patient_id}\0{uid}")
         label = {header.file: found for header, found in members}
         kept, by, left = order_series([header for header, _ in members])
+        there = {header.instance_uid for header in kept}
         for header, reason in left:
             export.leave_out(header.file, reason)
-        ordered[patient].append((name, by, [(header, label[header.file]) for header in kept]))
+            lost += label[header.file].label and header.instance_uid not in there  # a second copy of a slice loses nothing
+        if kept:
+            ordered[patient].append((name, by, [(header, label[header.file]) for header in kept]))
+    several = sum(len(own) > 1 for own in ordered.values())
+    if p.series == "largest" and several:
+        export.warnings.append(f"{several} of {len(ordered)} patients have several CT series; of each the largest was taken")
+    if lost:
+        export.warnings.append(f"{lost} slices with a positive label have no place in their series and were left out")
     rows = []
     for patient, own in sorted(ordered.items()):
-        own.sort(key=lambda item: item[0])
-        if p.series == "largest":
-            largest = max(own, key=lambda item: len(item[2]))
-            for _, _, members in [item for item in own if item is not largest]:
-                for header, _ in members:
-                    export.leave_out(header.file, "of another series than the patient's largest (data.dicom.series)")
-            own = [largest]
         at = 0
-        for name, by, members in own:
+        for name, by, members in _largest(export, own, table) if p.series == "largest" else own:
             for place, (header, found) in enumerate(members):
                 file = export.name(header.file, f"{patient}/{name}/{place:04d}")
                 rows.append(Row(file, patient, at + place, found.label, _extra(header, found, name, by)))
             at += len(members)
-    _say_order(rows)
+    _say_order(rows, export)
     return rows
 
 
-def _extra(header: Header, label: _Label, series: str, by: str) -> dict[str, Any]:
+def _largest(export: _Export, own: list[_Ordered], table: Path) -> list[_Ordered]:
+    """Of the series of one patient the first with most slices; raises DataError where another would have said otherwise."""
+    largest = max(own, key=lambda item: len(item[2]))
+    for other in own:
+        if other is largest:
+            continue
+        positive = [any(label.label for _, label in members) for _, _, members in (largest, other)]
+        if positive[0] != positive[1]:
+            first, second = (min(label.line for _, label in members) for _, _, members in (largest, other))
+            raise DataError(
+                f"{table}, rows from {first} and from {second}: two series of one patient, one with a positive label and one "
+                "without, and data.dicom.series `largest` keeps only the first. Take the rows of one series out of the table, or "
+                "set data.dicom.series to all"
+            )
+        for header, _ in other[2]:
+            export.leave_out(header.file, "of another series than the patient's largest (data.dicom.series)")
+    return [largest]
+
+
+def _extra(header: Header, label: Label, series: str, by: str) -> dict[str, Any]:
     """The further manifest columns; what the table says goes before what the file says."""
     return {"series": series, "order_by": by, "age_years": header.age_years, "gender": header.gender, **label.extra}
 
 
-def _say_order(rows: list[Row]) -> None:
+def _say_order(rows: list[Row], export: _Export) -> None:
     series = {row.extra["series"]: row.extra["order_by"] for row in rows}
     unplaced = sum(by == "instance" for by in series.values())
     if unplaced:
-        log.warning(
-            "dicom: %d of %d series say nowhere where their slices lie and are ordered by InstanceNumber "
-            "(order_by in the manifest)",
-            *(unplaced, len(series)),
+        export.warnings.append(
+            f"{unplaced} of {len(series)} series say nowhere where their slices lie and are ordered by InstanceNumber "
+            "(order_by in the manifest)"
         )
 
 

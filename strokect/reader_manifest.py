@@ -6,7 +6,7 @@ from pathlib import Path
 from strokect.errors import DataError
 from strokect.params import DataParams
 from strokect.sources import Row, Source, file_readers, files_below, natural
-from strokect.tables import OPTIONAL, extra_columns, label_of, read_table
+from strokect.tables import OPTIONAL, extra_columns, label_of, patient_of, read_table
 
 
 def read(params: DataParams, root: Path) -> Source:
@@ -18,15 +18,14 @@ def read(params: DataParams, root: Path) -> Source:
     for line, row in lines:
         where = f"{table}, row {line}"
         file = _checked_path(root, row["path"], where)
-        if "patient_id" in row and not row["patient_id"]:
-            raise DataError(f"{where}: patient_id is empty; fill it in every row, or leave the column out")
+        patient = patient_of(row, where)
         order = row.get("slice")
         if order is not None and not (order.isascii() and order.isdecimal()):
             raise DataError(f"{where}: slice must be a whole number from 0, the order within the patient from the skull base up")
         if file in rows:
             raise DataError(f"{where}: the path of row {rows[file][0]} once more; keep one of them")
         label = label_of(row["label"], p.positive, p.negative, f"{where}: label {row['label']!r}")
-        found = Row(file, row.get("patient_id", file), int(order or 0), label, extra_columns(row, where))
+        found = Row(file, patient or file, int(order or 0), label, extra_columns(row, where))
         rows[file] = line, found
     ordered = _in_order(rows, table, told=bool(lines) and "slice" in lines[0][1])
     files, left_out = files_below(root)

@@ -12,7 +12,7 @@ from strokect.files import sha256_bytes
 from strokect.params import DataParams, NiftiParams
 from strokect.slices import Picture, check_aspect, picture_of_hu, resize_planes
 from strokect.sources import Pixels, Row, Source, files_below, natural, patient_pattern
-from strokect.tables import OPTIONAL, TableRows, by_key, extra_columns, label_of, read_table
+from strokect.tables import OPTIONAL, TableRows, by_key, extra_columns, label_of, nfc, patient_of, read_table
 
 try:
     from strokect.nifti_volumes import Volume, Volumes, open_volume, positive_slices
@@ -38,13 +38,16 @@ def read(params: DataParams, root: Path) -> Source:
     found: list[Found] = []
     unreadable = []
     for file in volumes:
-        line, row = table.get(file, (0, {}))
+        line, row = table.get(nfc(file), (0, {}))
+        where = f"{root / p.table}, row {line}"
         match = pattern.search(file)
-        patient = row.get("patient_id") or (match["patient"] if match else "")
+        patient = patient_of(row, where) or (match["patient"] if match else "")
         if p.labels == "masks" and file not in masks:
             left_out.append((file, f"no mask where data.nifti.mask says ({p.mask})"))
         elif p.labels == "table" and not line:
             left_out.append((file, "no label in the table"))
+        elif not line and any("patient_id" in named for _, named in table.values()):
+            raise DataError(f"{root / p.table}: no row for {file}, though the table says whose the others are (patient_id)")
         elif not patient:
             raise DataError(f"{root / file}: data.nifti.patient_regex {p.patient_regex!r} finds no patient in this name")
         else:
@@ -53,7 +56,6 @@ def read(params: DataParams, root: Path) -> Source:
             except ImageError as error:
                 unreadable.append((file, str(error)))
                 continue
-            where = f"{root / p.table}, row {line}"
             if p.labels == "masks":
                 labels = positive_slices(root / masks[file], volume)
             else:
@@ -94,8 +96,9 @@ def _read_table(p: NiftiParams, root: Path, volumes: list[str]) -> dict[str, tup
         return {}
     lines: TableRows = read_table(path, ("file",) if p.labels == "masks" else ("file", "label"), OPTIONAL)
     table = by_key(lines, "file", path)
+    known = {nfc(file) for file in volumes}
     for file, (line, _) in table.items():
-        if file not in volumes:
+        if file not in known:
             raise DataError(f"{path}, row {line}: {root / file} is no volume; paths are relative to {root}, with .nii or .nii.gz")
     return table
 

@@ -17,7 +17,12 @@ from strokect.errors import SettingsError
 
 PREFIX = "STROKECT_"
 RELEASE = Path(__file__).parents[1] / "models" / "release"
-NOT_OURS = ("STROKECT_RESUME_DIR", "STROKECT_REALDATA", "STROKECT_PATIENT_KEY_FILE")  # of the pipeline and of the tests
+NOT_OURS = (
+    "STROKECT_RESUME_DIR",
+    "STROKECT_REALDATA",
+    "STROKECT_PATIENT_KEY_FILE",
+    "STROKECT_PREPARE_CACHE",
+)  # of the pipeline and of the tests
 MIN_TOKEN, MIN_KEY = 16, 32  # characters
 TOKEN_SHAPE = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # what a bearer token may be (RFC 6750): no colon, so one ends an id
 TOKEN_ID = re.compile(r"[A-Za-z0-9._-]{1,32}")  # it is written to the audit log

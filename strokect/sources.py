@@ -70,6 +70,7 @@ class Source:
     )
     path: Callable[[Row], Path] | None = None  # the raw file that a row is read from, where it is not `file` below the root
     look_up: str = ""  # the command that says which path a `file` is, where it is a pseudonym
+    warnings: list[str] = field(default_factory=list)  # what whoever runs `prepare` should know, without names of files or people
 
 
 def read_source(params: DataParams, root: Path) -> Source:
@@ -82,6 +83,11 @@ def read_source(params: DataParams, root: Path) -> Source:
     if not source.rows:
         counts = Counter(reason for _, reason in source.left_out + source.unreadable).most_common()
         raise DataError(f"{root}: no slices found" + "".join(f"\n  left out: {n} × {reason}" for reason, n in counts))
+    if source.label_unit != "slice" and re.search(r"\bthis slice\b", source.target, re.IGNORECASE):
+        fault = (
+            f"labels are per {source.label_unit}, so a positive one need not show on each slice; the target says: {source.target}"
+        )
+        source = replace(source, warnings=[*source.warnings, fault])
     if params.labels == "shuffled" and source.patient_ids:  # otherwise `prepare` does it when it knows the groups
         source = shuffle_patient_labels(source, params.shuffle_seed)
     return source

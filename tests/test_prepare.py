@@ -1,18 +1,21 @@
 """prepare and the readers: packed array and manifest belong together; bad input is named and nothing is lost."""
 
 import dataclasses
+import shutil
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import tiny_params
+from conftest import run, tiny_params, workspace
 from PIL import Image
 
 from stages.prepare import prepare
-from strokect.errors import DataError
+from strokect.errors import DataError, SettingsError
 from strokect.files import read_json, sha256_bytes
 from strokect.manifest import load_prepared
 from strokect.params import DataParams, load_params
+from strokect.phantom import make_cohort, window
 from strokect.slices import load_slice
 from strokect.sources import read_source
 
@@ -141,6 +144,61 @@ def test_phantom_keeps_its_masks_beside_the_images(params: DataParams, tmp_path:
     assert masks.shape == (len(prepared.images), 48, 48)
     np.testing.assert_array_equal(masks.any(axis=(1, 2)), prepared.labels == 1)
     assert cohort["synthetic"] is True
+
+
+def test_what_the_phantom_draws_is_not_held_in_memory(params: DataParams, tmp_path: Path) -> None:
+    large = dataclasses.replace(params, phantom=dataclasses.replace(params.phantom, patients=24, slices=10))
+    tracemalloc.start()
+    source = read_source(large, tmp_path)
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert held < 240 * 48 * 48 / 2  # bytes; the slices and their masks are 240·48·48 each
+    drawn = {
+        piece.patient + str(piece.slice): piece for piece in make_cohort(patients=24, slices=10, size=48, seed=large.phantom.seed)
+    }
+    for row in reversed(source.rows[::7]):
+        piece, pixels = drawn[row.patient + str(row.slice)], source.read(row)
+        np.testing.assert_array_equal(pixels.image[0], window(piece.hu))
+        np.testing.assert_array_equal(source.picture(row).grey, window(piece.hu))
+        assert pixels.mask is not None
+        np.testing.assert_array_equal(pixels.mask, piece.mask)
+
+
+def test_a_reader_with_a_fault_is_stopped_before_decoding(
+    params: DataParams, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = read_source(of_folder(params), folder)
+    spoilt = dataclasses.replace(source, rows=[dataclasses.replace(row, extra={"label": 0}) for row in source.rows])
+    monkeypatch.setattr("stages.prepare.read_source", lambda params, root: spoilt)
+    with pytest.raises(DataError, match="gives label as a further column"):
+        prepare(of_folder(params), folder, tmp_path / "out")
+
+
+@pytest.mark.parametrize(("value", "kept"), [(None, True), ("on", True), ("off", False)])
+def test_the_cache_can_be_switched_off(
+    folder: Path,
+    tmp_path: Path,
+    value: str | None,
+    kept: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.delenv("STROKECT_PREPARE_CACHE", raising=False)
+    if value:
+        monkeypatch.setenv("STROKECT_PREPARE_CACHE", value)
+    changed = tiny_params()
+    changed["data"]["source"] = "folder"
+    with workspace(tmp_path / "desk", changed):
+        shutil.copytree(folder, "data/raw/folder")
+        for decoded in (24, 0 if kept else 24):
+            run("prepare")
+            said = capsys.readouterr().out
+            assert f"decoded {decoded} slices" in said
+            assert ("nothing is kept for the next run (STROKECT_PREPARE_CACHE)" in said) != kept
+        assert Path(".strokect").exists() == kept
+        monkeypatch.setenv("STROKECT_PREPARE_CACHE", "no")
+        with pytest.raises(SettingsError, match="STROKECT_PREPARE_CACHE is 'no'; allowed: on, off"):
+            run("prepare")
 
 
 def test_shuffled_labels_keep_the_number_of_positive_patients_but_move_them(params: DataParams, tmp_path: Path) -> None:

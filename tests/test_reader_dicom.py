@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import math
 import time
+import unicodedata
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -18,9 +19,10 @@ from fakes import dicom_bytes
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, JPEGLosslessSV1
 
 from stages.prepare import prepare
-from strokect import reader_dicom
+from strokect import dicom_pixels, reader_dicom
+from strokect.audit import audit_cohort
 from strokect.dicom import decode_dicom
-from strokect.errors import DataError
+from strokect.errors import DataError, ImageError
 from strokect.manifest import load_prepared
 from strokect.params import DataParams, load_params
 from strokect.pseudonyms import VARIABLE
@@ -118,9 +120,7 @@ def test_a_tilted_gantry_is_ordered_along_its_normal(tmp_path: Path) -> None:
     assert [*levels(read_source(p, root)).values()] == [[0, 1, 2, 3]]
 
 
-def test_without_positions_the_instance_numbers_order_and_it_is_said(
-    tmp_path: Path, export: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_without_positions_the_instance_numbers_order_and_it_is_said(tmp_path: Path, export: Path) -> None:
     for number in range(4):
         one(export / f"third/{(7 * number) % 4}", number, "P3", "3", ImagePositionPatient=None)
     rows = [(f"1.2.840.99.3.{number}", 0) for number in range(4)]
@@ -128,11 +128,11 @@ def test_without_positions_the_instance_numbers_order_and_it_is_said(
     source = read_source(params_of(tmp_path), export)
     assert [*levels(source).values()].count([3, 2, 1, 0]) == 1  # by InstanceNumber, which falls
     assert Counter(row.extra["order_by"] for row in source.rows) == {"instance": 4, "position": 1}
-    assert "1 of 2 series say nowhere where their slices lie" in caplog.text
+    assert any(said.startswith("1 of 2 series say nowhere where their slices lie") for said in source.warnings)
 
 
-@pytest.mark.parametrize(("which", "expected"), [("largest", [[1, 2, 3, 4]]), ("all", [[0, 1, 1, 2, 3, 4], [1, 2, 3, 4, 0, 1]])])
-def test_several_series_of_a_patient(tmp_path: Path, which: str, expected: list[list[int]]) -> None:
+@pytest.mark.parametrize(("which", "expected"), [("largest", [1, 2, 3, 4]), ("all", [0, 1, 1, 2, 3, 4])])
+def test_several_series_of_a_patient(tmp_path: Path, which: str, expected: list[int]) -> None:
     root = tmp_path / "raw"
     for number in (0, 1):
         one(root / f"a{number}", number, series="1")
@@ -141,13 +141,45 @@ def test_several_series_of_a_patient(tmp_path: Path, which: str, expected: list[
     table(root, [("MRN-4711", 1)])
     source = read_source(params_of(tmp_path, {"key": "patient_id", "series": which}), root)
     (order,) = levels(source).values()
-    assert order in expected
+    assert order == expected
     assert [row.slice for row in source.rows] == [*range(len(order))]
     assert len({row.extra["series"] for row in source.rows}) == (1 if which == "largest" else 2)
     assert Counter(reason for _, reason in source.left_out) == (
         {"of another series than the patient's largest (data.dicom.series)": 2} if which == "largest" else {}
     )
     assert source.label_unit == "patient"
+    said = ["1 of 1 patients have several CT series; of each the largest was taken"] if which == "largest" else []
+    assert source.warnings == [
+        *said,
+        "labels are per patient, so a positive one need not show on each slice; the target says: stroke on this slice",
+    ]
+
+
+@pytest.mark.parametrize("digit", "0123")
+def test_of_two_equally_large_series_the_key_does_not_choose(tmp_path: Path, key: Path, digit: str) -> None:
+    """Four keys: pseudonyms would decide otherwise for some of them."""
+    key.write_text(digit * 64)
+    for series, numbers in (("9", (0, 1)), ("10", (5, 6))):
+        for number in numbers:
+            one(tmp_path / f"raw/{series}/{number}", number, series=series)
+    table(tmp_path / "raw", [("MRN-4711", 1)])
+    source = read_source(params_of(tmp_path, {"key": "patient_id"}), tmp_path / "raw")
+    assert [*levels(source).values()] == [[5, 6]]  # 1.2.840.99.10 is before 1.2.840.99.9 as text
+
+
+@pytest.mark.parametrize("labels", [(1, 0), (0, 1)])
+def test_no_label_is_lost_with_a_smaller_series(tmp_path: Path, labels: tuple[int, int]) -> None:
+    root = tmp_path / "raw"
+    for series, numbers in (("1", (0, 1, 2)), ("2", (5, 6))):
+        for number in numbers:
+            one(root / f"{series}/{number}", number, series=series)
+    table(root, [("1.2.840.99.1", labels[0]), ("1.2.840.99.2", labels[1])])
+    with pytest.raises(
+        DataError, match=r"labels\.csv, rows from 2 and from 3: two series of one patient, one with a positive label"
+    ):
+        read_source(params_of(tmp_path, {"key": "series_instance_uid"}), root)
+    source = read_source(params_of(tmp_path, {"key": "series_instance_uid", "series": "all"}), root)
+    assert [row.label for row in source.rows] == [labels[0]] * 3 + [labels[1]] * 2
 
 
 # --- what is no slice
@@ -233,11 +265,14 @@ def test_what_table_and_files_know_of_a_patient_reaches_the_manifest(tmp_path: P
     one(root / "a", 0, "A", "1", PatientAge="018M", PatientSex="F")
     one(root / "b", 0, "B", "2", PatientAge="103Y", PatientSex="M")
     one(root / "c", 0, "", "3", PatientAge="odd", PatientSex="X")
-    table(root, [("1.2.840.99.1", 1, "", "Epidural", "x"), ("1.2.840.99.2", 0, "", "", ""), ("1.2.840.99.3", 0, "C", "", "y")],
+    table(root, [("1.2.840.99.1", 1, "A", "Epidural", "x"), ("1.2.840.99.2", 0, "B", "", ""), ("1.2.840.99.3", 0, "C", "", "y")],
           "key,label,patient_id,subtype,site")  # fmt: skip
     source = read_source(params_of(tmp_path, {"key": "series_instance_uid"}), root)
     known = {tuple(row.extra[name] for name in ("age_years", "gender", "subtype", "site")) for row in source.rows}
     assert known == {(1.5, "Female", "Epidural", "x"), (90.0, "Male", "", ""), (None, None, "", "y")}
+    table(root, [("1.2.840.99.1", 1, 97), ("1.2.840.99.2", 0, 89.5)], "key,label,age")
+    source = read_source(params_of(tmp_path, {"key": "series_instance_uid"}), root)
+    assert {row.extra["age_years"] for row in source.rows} == {90.0, 89.5}
 
 
 @pytest.mark.parametrize(
@@ -252,7 +287,11 @@ def test_what_table_and_files_know_of_a_patient_reaches_the_manifest(tmp_path: P
         ("key,label", ",1", r"labels\.csv, row 3: key is empty"),
         ("key,label", "1.2.840.99.1.1", r"labels\.csv, row 3: expected 2 fields"),
         ("key,diagnosis", "1.2.840.99.1.1,1", r"labels\.csv: column label is missing"),
-        ("key;label", "1.2.840.99.1.1;1", r"labels\.csv: column key, label is missing; columns must be separated by commas"),
+        (
+            "key|label",
+            "1.2.840.99.1.1|1",
+            r"labels\.csv: column key, label is missing; columns are separated by commas, semicolons",
+        ),
         ("key,label", " 1.2.840.99.1.0 ,0", r"labels\.csv, row 3: the key of row 2 once more"),
         ("key,label,age", "1.2.840.99.1.1,1,4711", r"labels\.csv, row 3: age must be"),
     ],
@@ -260,7 +299,7 @@ def test_what_table_and_files_know_of_a_patient_reaches_the_manifest(tmp_path: P
 def test_a_faulty_table_is_named_with_its_row_and_without_its_values(
     tmp_path: Path, export: Path, header: str, row: str, message: str
 ) -> None:
-    first = "1.2.840.99.1.0;1" if ";" in header else "1.2.840.99.1.0,1" + "," * (header.count(",") - 1)
+    first = "1.2.840.99.1.0,1" + "," * (header.count(",") - 1)
     (export / "labels.csv").write_text(f"{header}\n{first}\n{row}\n")
     with pytest.raises(DataError, match=message) as caught:
         read_source(params_of(tmp_path), export)
@@ -272,6 +311,87 @@ def test_keys_of_the_wrong_kind_are_told(tmp_path: Path, export: Path) -> None:
         DataError, match=r"none of its 8 keys fits any of 8 CT slices; data\.dicom\.key says that key holds the file"
     ):
         read_source(params_of(tmp_path, {"key": "file"}), export)
+
+
+@pytest.mark.parametrize("kind", ["series_instance_uid", "file"])
+def test_a_person_is_not_split_in_two_by_the_table(tmp_path: Path, export: Path, kind: str) -> None:
+    """A row without patient_id would fall back on the file's PatientID: two patients of one person, in two folds."""
+    key = {"file": ["other/0", "other/z 1"], "series_instance_uid": ["1.2.840.99.1", "1.2.840.99.2"]}[kind]
+    params = params_of(tmp_path, {"key": kind})
+    table(export, [(key[0], 1, "P"), (key[1], 0, "")], "key,label,patient_id")
+    with pytest.raises(DataError, match=r"labels\.csv, row 3: patient_id is empty; fill it in every row"):
+        read_source(params, export)
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "fault"),
+    [
+        (
+            "series_instance_uid",
+            [("1.2.840.99.1", 1, "A"), ("1.2.840.99.3", 0, "B")],
+            "two patients for files with one PatientID",
+        ),
+        ("file", [("other/0", 1, "A"), ("x/bare", 0, "B")], "two patients for files with one SeriesInstanceUID"),
+        ("file", [("other/0", 1, "A"), ("x/again", 0, "A")], "two labels for files with one SOPInstanceUID"),
+    ],
+)
+def test_a_table_that_contradicts_the_files_is_an_error(
+    tmp_path: Path, export: Path, kind: str, rows: list[tuple[object, ...]], fault: str
+) -> None:
+    one(export / "x/other series of the same", 5, "MRN-4711", "3")
+    one(export / "x/bare", 6, "", "2")  # PatientID blanked in one slice of series 2
+    one(export / "x/again", 3, "", "2")  # the slice other/0
+    table(export, rows, "key,label,patient_id")
+    with pytest.raises(DataError, match=rf"labels\.csv, rows 2 and 3: {fault}") as caught:
+        read_source(params_of(tmp_path, {"key": kind}), export)
+    assert not any(word in str(caught.value).replace(str(export), "") for word in PRIVATE)
+
+
+def test_what_does_not_fit_is_counted(tmp_path: Path, export: Path) -> None:
+    table(export, [("P2", 1), ("P3", 0), ("P4", 0)])
+    source = read_source(params_of(tmp_path, {"key": "patient_id"}), export)
+    assert source.warnings[:2] == [
+        "2 of 3 rows of labels.csv (66.7%) fit no CT slice",
+        "4 of 8 CT slices (50.0%) have no row in labels.csv",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("charset", "text", "stored"),
+    [
+        ("ISO_IR 192", "Größe 1", b"Gr\xc3\xb6\xc3\x9fe 1"),  # UTF-8
+        ("ISO_IR 192", "Gro\u0308ße 1", b"Gro\xcc\x88\xc3\x9fe 1"),  # the same as macOS writes it
+        ("ISO_IR 100", "Größe 1", b"Gr\xf6\xdfe 1"),
+        (None, "Größe 1", b"Gr\xf6\xdfe 1"),  # undeclared
+        ("ISO_IR 192", "Größe 1", b"Gr\xf6\xdfe 1"),  # wrongly declared: no UTF-8
+        ("ISO_IR 144", "Люкceмбypг", b"\xbb\xee\xda\x63\x65\xdc\xd1\x79\x70\xd3"),  # PS3.5 annex J
+        ("\\ISO 2022 IR 87", "山田", b"\x1b$B;3ED\x1b(B"),  # PS3.5 annex H
+    ],
+)
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_letters_are_compared_by_what_they_are(tmp_path: Path, charset: str | None, text: str, stored: bytes, form: Any) -> None:
+    root, blank = tmp_path / "raw", "x" * len(stored)
+    path = one(root / "a", 0, blank, "1", SpecificCharacterSet=charset.split("\\") if charset else None)
+    path.write_bytes(path.read_bytes().replace(blank.encode(), stored))
+    table(root, [(unicodedata.normalize(form, text), 1)])
+    assert len(read_source(params_of(tmp_path, {"key": "patient_id"}), root).rows) == 1
+
+
+def test_paths_are_compared_by_their_letters(tmp_path: Path, export: Path) -> None:
+    row = unicodedata.normalize("NFD", "Jane Größe 4711/19990131 CT/S 1/ä.dcm")
+    table(export, [(row, 1), ("other/0", 0)])
+    source = read_source(params_of(tmp_path, {"key": "file"}), export)
+    assert len(source.rows) == 2 and sum(said.startswith("6 of 8 CT slices") for said in source.warnings) == 1
+
+
+@pytest.mark.parametrize("text", ["MRN-4711", "A1999-77", "seen 2019-04-01", "1.2.840.99.1"])
+def test_free_text_that_tells_who_is_refused_with_its_row(tmp_path: Path, export: Path, text: str) -> None:
+    one(export / "other/z 1", 0, "P2", "2", AccessionNumber="A1999-77")
+    for name in ("site", "subtype"):
+        table(export, [("MRN-4711", 1, "north"), ("P2", 0, text)], f"key,label,{name}")
+        with pytest.raises(DataError, match=rf"labels\.csv, row 3: {name} (is a PatientID|holds what)") as caught:
+            read_source(params_of(tmp_path, {"key": "patient_id"}), export)
+        assert text not in str(caught.value)
 
 
 # --- files that nobody should have to read
@@ -345,6 +465,19 @@ def test_the_files_that_pydicom_ships_are_read_or_told_apart(tmp_path: Path) -> 
     assert len(source.rows) + len(source.unreadable) + sum("/" in file for file, _ in source.left_out) == len(names)
 
 
+def test_names_behind_pseudonyms_are_looked_at_and_not_told(tmp_path: Path, export: Path) -> None:
+    one(export / "Jane 4711 aug_2/x", 5, "P2", "2")
+    one(export / "P2/OVERLAY/y", 6, "P2", "2")
+    one(export / "P2/12 Aug 2019/z", 7, "P2", "2")
+    table(export, [("MRN-4711", 1), ("P2", 0)])
+    cohort = prepare(params_of(tmp_path, {"key": "patient_id"}), export, tmp_path / "out")
+    prepared = load_prepared(tmp_path / "out")
+    found = {f.check: f for f in audit_cohort(prepared.manifest, prepared.images, prepared.cohort)}
+    at = {row["slice"]: row["file"] for _, row in prepared.manifest[prepared.manifest["label"] == 0].iterrows()}
+    assert found["suspicious_names"].files == (at[4],) and found["overlays"].files == (at[5],)
+    assert not any(word in str(cohort) + str(found) for word in PRIVATE)
+
+
 # --- nobody is named
 
 
@@ -399,8 +532,8 @@ def test_pseudonyms_are_those_of_the_key(tmp_path: Path, export: Path, key: Path
 
 
 @pytest.mark.realdata
-def test_real_slices(tmp_path: Path, realdata: Path) -> None:
-    """Three uncompressed slices and a series whose file names are in no order; another test decodes JPEG Lossless."""
+def test_real_slices(tmp_path: Path, realdata: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three uncompressed slices, and a series in JPEG Lossless whose file names are in no order."""
     root = tmp_path / "raw"
     heights = {}
     for i, path in enumerate(sorted((realdata / "dicom").rglob("*.dcm"))):
@@ -419,3 +552,13 @@ def test_real_slices(tmp_path: Path, realdata: Path) -> None:
     plain = [row for row in source.rows if row.patient != long]
     for row in plain:
         assert source.read(row).image.shape == (1, SIZE, SIZE)
+    compressed = [row for row in source.rows if row.patient == long]
+    with monkeypatch.context() as without:
+        without.setattr(dicom_pixels, "has_gdcm", lambda: False)
+        for row in compressed:
+            with pytest.raises(ImageError, match=r"optional package python-gdcm \(extra dicom-compressed\)"):
+                source.read(row)
+    pytest.importorskip("gdcm", reason="JPEG Lossless needs the extra dicom-compressed (pip install python-gdcm)")
+    for row in compressed:
+        image = source.read(row).image
+        assert image.shape == (1, SIZE, SIZE) and image[0, 0, 0] == 0 and 20 < image.mean() < 120  # padding, then a head

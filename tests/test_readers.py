@@ -234,7 +234,7 @@ def test_a_bad_row_is_named(tmp_path: Path, row: str, message: str) -> None:
     ("header", "encoding", "message"),
     [
         ("path,patient_id", "utf-8", "column label is missing"),
-        ("path;label", "utf-8", "column path, label is missing; columns must be separated by commas"),
+        ("path|label", "utf-8", "column path, label is missing; columns are separated by commas, semicolons or tabs"),
         ("path,label,label", "utf-8", "column label occurs twice"),
         ("path,label", "utf-16", "not UTF-8 text"),
         ("päth,label", "latin-1", "not UTF-8 text"),
