@@ -120,22 +120,23 @@ def _rows(p: DicomParams, export: _Export, series: Series, table: Path) -> list[
     That order, and which of two equally large series is the largest, must not hang on the key: teams would get other cohorts.
     """
     ordered: dict[str, list[_Ordered]] = defaultdict(list)
-    lost = 0
+    lost: set[str] = set()  # slices, not files: a second copy of a slice loses nothing
     for (patient_id, uid), members in sorted(series.items(), key=lambda item: item[0]):
         patient, name = export.pseudonym("patient", patient_id), export.pseudonym("series", f"{patient_id}\0{uid}")
         label = {header.file: found for header, found in members}
         kept, by, left = order_series([header for header, _ in members])
-        there = {header.instance_uid for header in kept}
         for header, reason in left:
             export.leave_out(header.file, reason)
-            lost += label[header.file].label and header.instance_uid not in there  # a second copy of a slice loses nothing
+            if label[header.file].label:
+                lost.add(f"{patient} {header.instance_uid or header.file}")
+        lost -= {f"{patient} {header.instance_uid}" for header in kept}
         if kept:
             ordered[patient].append((name, by, [(header, label[header.file]) for header in kept]))
     several = sum(len(own) > 1 for own in ordered.values())
     if p.series == "largest" and several:
         export.warnings.append(f"{several} of {len(ordered)} patients have several CT series; of each the largest was taken")
     if lost:
-        export.warnings.append(f"{lost} slices with a positive label have no place in their series and were left out")
+        export.warnings.append(f"{len(lost)} slices with a positive label have no place in their series and were left out")
     rows = []
     for patient, own in sorted(ordered.items()):
         at = 0

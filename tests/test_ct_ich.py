@@ -93,9 +93,10 @@ def test_order_folder_and_patient_labels(tree: Tree) -> None:
 def test_demographics_are_optional(tree: Tree) -> None:
     root = tree.write()
     assert read_cohort(root).demographics["9"] == (None, None)
-    (root / "patient_demographics.csv").write_text("PatientNumber,AgeYears,Gender\n9,0.5,Female\n10,,\n")
+    (root / "patient_demographics.csv").write_text("PatientNumber,AgeYears,Gender\n9,0.5,Female\n10,,\n14,93,Male\n")
     demographics = read_cohort(root).demographics
     assert (demographics["9"], demographics["10"], demographics["11"]) == ((0.5, "Female"), (None, None), (None, None))
+    assert demographics["14"] == (90, "Male")
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=40), st.integers(-40, 40))

@@ -142,6 +142,21 @@ def test_masks_beside_the_volumes_and_a_table_without_labels(tmp_path: Path) -> 
     }
 
 
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([("ct_scans/049.nii.gz", "P")], r"labels\.csv: no row for ct_scans/050\.nii, though the table says whose"),
+        ([("ct_scans/049.nii.gz", "P"), ("ct_scans/050.nii", "")], r"labels\.csv, row 3: patient_id is empty"),
+    ],
+)
+def test_a_person_is_not_split_in_two_by_the_table(
+    tmp_path: Path, volumes: Path, rows: list[tuple[object, ...]], message: str
+) -> None:
+    table(volumes, rows, "file,patient_id")
+    with pytest.raises(DataError, match=message):
+        read_source(params_of(tmp_path), volumes)
+
+
 def test_a_table_labels_whole_volumes(tmp_path: Path, volumes: Path) -> None:
     table(volumes, [("ct_scans/049.nii.gz", "bleed"), ("ct_scans/050.nii", "none")])
     params = params_of(tmp_path, {"labels": "table", "positive": ("bleed",), "negative": ("none",)})
