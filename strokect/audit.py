@@ -137,7 +137,7 @@ def overlays(evidence: Evidence) -> Finding | None:
     found = tuple(sorted({*coloured, *named, *drawn}))
     message = (
         f"{count(len(found), 'file')} with something drawn over the slice: {len(coloured)} in colour (left out as unreadable), "
-        f"{len(drawn)} with grey lines, {len(named)} named as overlays"
+        f"{len(drawn)} with grey or white lines, {len(named)} named as overlays"
     )
     return Finding("overlays", "error", message, found) if found else None
 

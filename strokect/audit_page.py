@@ -69,7 +69,7 @@ section p { margin: .25rem 0; }
 ul { margin: .5rem 0; columns: 18rem; font-size: .9rem; } summary { cursor: pointer; }
 .pictures { display: flex; flex-wrap: wrap; gap: .75rem; margin: .75rem 0 .25rem; }
 .pictures > div { display: flex; gap: .25rem; border: 1px solid var(--line); border-radius: .3rem; padding: .4rem; }
-figure { margin: 0; width: 10rem; } figure img { width: 100%; background: #000; display: block; image-rendering: pixelated; }
+figure { margin: 0; width: 9rem; } figure img { width: 100%; background: #000; display: block; image-rendering: pixelated; }
 figcaption { font-size: .8rem; line-height: 1.35; } figcaption b { display: block; }
 .private { border: 2px solid var(--error); padding: .5rem .75rem; }
 .note { opacity: .8; font-size: .9rem; }
@@ -100,7 +100,7 @@ logs say rows of data/prepared/manifest.csv instead.</p>
 <section class="{{ card.severity }}">
 <h2><span class="badge {{ card.severity }}">{{ card.severity }}{{ ', allowed' if card.allowed }}</span>
 <code>{{ card.check }}</code></h2>
-<p>{{ card.message }}.</p>
+<p>{{ card.message }}{{ "" if card.message[-1] in ".?" else "." }}</p>
 {% if card.details %}
 <p>{{ card.details }}</p>
 {% endif %}

@@ -403,7 +403,7 @@ def test_overlays_are_an_error_in_colour_in_grey_and_by_name(case: Case) -> None
     found = case.findings(facts)
     assert found["overlays"].severity == "error"
     assert found["overlays"].files == ("Bleeding/OVERLAY/1.png", "a (2).jpg", "z.png")
-    assert "1 in colour" in found["overlays"].message and "1 with grey lines, 1 named" in found["overlays"].message
+    assert "1 in colour" in found["overlays"].message and "1 with grey or white lines, 1 named" in found["overlays"].message
 
 
 def test_too_few_patients_for_the_split_is_an_error_before_anything_is_split(case: Case) -> None:
