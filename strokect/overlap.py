@@ -86,8 +86,8 @@ def check_overlap(
     if (found["identical"] or found["near_duplicates"]) and not allowed:
         raise DataError(
             f"{found['identical']} of {found['slices']} slices are byte for byte in the cohort that this release was made from, "
-            f"{found['near_duplicates']} more are altered copies ({found['patients']} of {found['of_patients']} patients): this "
-            "is no external data. Leave these patients out (--where, --patients), or --allow-overlap, and every figure will say so"
+            f"{found['near_duplicates']} more are altered copies ({found['patients']} of {found['of_patients']} patients): "
+            "this is no external data. Leave these patients out (--where, --patients), or --allow-overlap: every figure will say so"
         )
     return found
 
