@@ -87,7 +87,7 @@ def check_overlap(
         raise DataError(
             f"{found['identical']} of {found['slices']} slices are byte for byte in the cohort that this release was made from, "
             f"{found['near_duplicates']} more are altered copies ({found['patients']} of {found['of_patients']} patients): "
-            "this is no external data. Leave these patients out (--where, --patients), or --allow-overlap: every figure will say so"
+            "this is no external data. Leave these patients out (--where, --patients), or --allow-overlap: all figures say so"
         )
     return found
 
