@@ -50,6 +50,7 @@ bench: setup ## the benchmarks, into metrics/bench/
 	python -m benchmarks.pipeline
 	python -m benchmarks.prepare
 	python -m benchmarks.audit
+	python -m benchmarks.shuffle_control
 	python -m benchmarks.planted_leaks
 	python -m benchmarks.serve
 	python -m benchmarks.service

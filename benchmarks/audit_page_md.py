@@ -13,7 +13,8 @@ leak is, in `benchmarks/plants.py`. Phantom slices are drawn anew for every seed
 CT-ICH. A leak
 is caught if the check that is meant for it lists the planted file. Brackets: 95 % interval (Clopper–Pearson); planted files
 are taken as independent. "grey contour": on slices with a head of at least 60 % soft tissue, where lesions are outlined;
-"anywhere": at the skull base and in the face, too, where lines are told from thin bone less well.
+"anywhere": at the skull base and in the face, too, where lines are told from thin bone less well. "white contour in a small
+picture": pure white on a slice of 128, 256 or 384 px with a head of at least 60 % soft tissue.
 
 The limits of the search for altered copies and of drawn lines were set on the same real slices and on phantom cohorts of the same
 seeds, with other random draws of the changes: read the recall as one of known kinds of change, not of any change, and the

@@ -44,6 +44,7 @@ CAUGHT_BY = {
     "grey contour": "overlays",
     "grey contour anywhere": "overlays",
     "coloured contour": "overlays",
+    "white contour in a small picture": "overlays",
     "frame around one class": "frame_by_class",
     "patient in two classes": "patient_in_two_classes",
 }

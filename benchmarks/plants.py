@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from strokect.morphology import find_head, shrink
 
 BRAIN = 0.6  # of the head that is soft tissue, where readers outline lesions; less at the skull base and in the face
+SMALL_PX = (128, 256, 384)  # sides of pictures in which lines are looked for in another way than in large ones
 Grey = NDArray[np.uint8]
 Rng = np.random.Generator
 
@@ -81,16 +82,21 @@ ALTERED: dict[str, Callable[[Grey, Rng], Grey]] = {
 }
 
 
-def contour(path: Path, rng: Rng, colour: bool) -> Image.Image:
-    """The picture with an ellipse drawn about a place in the brain: light grey to white, or in a colour."""
+def contour(path: Path, rng: Rng, colour: bool, white_px: int = 0) -> Image.Image:
+    """The picture with an ellipse drawn about a place in the brain: light grey to white, or in a colour.
+
+    `white_px`: pure white instead, on a copy of the picture with so many pixels a side.
+    """
     grey = read(path)
+    if white_px:
+        grey = np.asarray(Image.fromarray(grey).resize((white_px, white_px), Image.Resampling.BICUBIC))
     head = np.asarray(Image.fromarray(find_head(shrink(grey))).resize(grey.shape[::-1], Image.Resampling.NEAREST))
     rows, columns = np.nonzero(head & (grey > 80) & (grey < 190))
     y, x = np.median(rows) + rng.normal(0, 0.2 * np.std(rows)), np.median(columns) + rng.normal(0, 0.3 * np.std(columns))
     side = min(grey.shape)
     a, b = rng.uniform(0.05, 0.1, 2) * side
     picture = Image.fromarray(grey).convert("RGB")
-    level = int(rng.integers(190, 256))
+    level = 255 if white_px else int(rng.integers(190, 256))
     ink = tuple(int(v) for v in rng.permutation([255, 40, 40])) if colour else (level, level, level)
     ImageDraw.Draw(picture).ellipse((x - a, y - b, x + a, y + b), outline=ink, width=max(1, round(0.004 * side)))
     return picture if colour else picture.convert("L")
@@ -147,6 +153,11 @@ def plant(items: Sequence[Item], root: Path, count: int, rng: Rng) -> dict[str, 
         planted[kind] = [
             _replace(item.path, contour(item.path, rng, colour), root) for _, item in zip(range(count), fit, strict=False)
         ]
+    soft = (item for item in taken if tissue_share(read(item.path)) >= BRAIN)
+    planted["white contour in a small picture"] = [
+        _replace(item.path, contour(item.path, rng, False, int(rng.choice(SMALL_PX))), root)
+        for _, item in zip(range(count), soft, strict=False)
+    ]
     framed = [item for item in taken if item.label][:count]
     planted["frame around one class"] = [_replace(item.path, frame(item.path, rng), root) for item in framed]
     return planted

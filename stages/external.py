@@ -7,6 +7,7 @@ file, so that the pipeline's own does not go stale. A killed run goes on where i
 
 import argparse
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from strokect.external import (
     data_hash,
     evaluate_external,
     judge_rows,
+    read_images,
     scores_table,
     survey,
     with_result,
@@ -76,10 +78,11 @@ def main(arguments: list[str] | None = None) -> None:
     listed = given.patients.read_text(encoding="utf-8").split() if given.patients else None
     rows = choose_rows(source.rows, given.where, set(listed) if listed is not None else None)
     with Journal(out / "journal.jsonl", release.version) as journal:
-        seen = survey(source, rows, root, size, journal)
+        seen = survey(source, rows, root, journal)
         check_unreadable(seen.unreadable, params.data.max_unreadable)
-        pictures = (seen.sha256, seen.hashes, seen.blank, seen.patients)
-        overlap = check_overlap(release.created_from.get("data_sha256"), *pictures, allowed=given.allow_overlap)
+        read = partial(read_images, source, seen.rows, size)
+        made_from = release.created_from.get("data_sha256")
+        overlap = check_overlap(made_from, seen.sha256, read, seen.patients, allowed=given.allow_overlap)
         seen, found = with_result(seen, judge_rows(source, seen, release.judge, journal))
     unreadable = check_unreadable(seen.unreadable, params.data.max_unreadable)
     scores = scores_table(release, seen, found)

@@ -5,15 +5,15 @@ Each check is a pure function of the manifest, the pixels, facts of the files an
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from strokect import audit_classes, audit_copies
-from strokect.duplicates import is_blank, linked_rows
+from strokect import audit_classes, audit_copies, audit_labels
+from strokect.duplicates import is_blank, linked_rows, one_slice
 from strokect.errors import DataError, ParamsError
 from strokect.file_names import is_overlay, is_suspicious
 from strokect.files import sha256_bytes
@@ -50,44 +50,43 @@ def check_allow(allow: Iterable[str]) -> None:
             raise ParamsError(f"params.yaml: audit.allow: {name!r} is not a check; known: {', '.join(known)}")
 
 
-def build_report(findings: list[Finding], allow: Iterable[str]) -> dict[str, Any]:
-    """The content of metrics/audit.json. `allowed` lists the checks whose errors were found and let pass."""
+def references(manifest: pd.DataFrame, cohort: dict[str, Any]) -> dict[str, str]:
+    """File → what stands for it where names must not go: its row in data/prepared/manifest.csv or its place in cohort.json.
+
+    Names of files often hold ids of patients, and metrics and logs of a CI run travel further than the data.
+    """
+    kept = {str(file): f"manifest.csv row {row}" for row, file in enumerate(manifest["file"], start=2)}
+    lists = ("unreadable", "left_out")
+    others = {entry["file"]: f"cohort.json {name} {at}" for name in lists for at, entry in enumerate(cohort[name])}
+    return kept | others
+
+
+def build_report(findings: list[Finding], allow: Iterable[str], where: Mapping[str, str]) -> dict[str, Any]:
+    """The content of metrics/audit.json, which names no file and no patient. `where`: see `references`; `files` follow its order.
+
+    `allowed` lists the checks whose errors were found and let pass.
+    """
     allow = set(allow)
     errors = [found.check for found in findings if found.severity == "error"]
+    place = {file: number for number, file in enumerate(where)}
     return {
         "passed": all(check in allow for check in errors),
         "allowed": [check for check in errors if check in allow],
         "findings": [
-            {"check": f.check, "severity": f.severity, "message": f.message, "files": list(f.files[:MAX_FILES])} for f in findings
+            {
+                "check": found.check,
+                "severity": found.severity,
+                "message": found.message,
+                "files": [where[file] for file in sorted(found.files, key=place.__getitem__)[:MAX_FILES]],
+            }
+            for found in findings
         ],
     }
 
 
-def patient_in_two_classes(evidence: Evidence) -> Finding | None:
-    """Where labels are per patient, a patient with both labels is filed wrongly somewhere."""
-    if evidence.cohort["label_unit"] != "patient":
-        return None
-    mixed = [own for _, own in evidence.manifest.groupby("patient") if own["label"].nunique() > 1]
-    names = first(str(own["patient"].iloc[0]) for own in mixed)
-    message = f"{count(len(mixed), 'patient')} with slices of both classes, though labels are per patient: {names}"
-    return finding("patient_in_two_classes", "error", message, mixed)
-
-
-def label_conflict(evidence: Evidence) -> Finding | None:
-    """The label sources of a patient disagree, e.g. a haemorrhage patient filed under "Normal"."""
-    sources: dict[str, dict[str, int]] = evidence.cohort["patient_labels"]
-    conflicts = {patient: labels for patient, labels in sources.items() if len(set(labels.values())) > 1}
-    if not conflicts:
-        return None
-    names = first((f"{p} ({', '.join(f'{s} {v}' for s, v in labels.items())})" for p, labels in conflicts.items()), "; ")
-    own = evidence.manifest[evidence.manifest["patient"].isin(list(conflicts))]
-    message = f"the label sources disagree on {count(len(conflicts), 'patient')}, {count(len(own), 'file')} in use: {names}"
-    return Finding("label_conflict", "error", message, tuple(sorted(own["file"])))
-
-
 def one_slice_per_patient(evidence: Evidence) -> Finding | None:
     """(Almost) every patient has one slice: the ids are probably those of pictures, and the split would not be by patient."""
-    if not _has_patients(evidence):
+    if not evidence.has_patients:
         return None
     slices = evidence.manifest.groupby("patient").size()
     alone = int((slices == 1).sum())
@@ -103,10 +102,14 @@ def one_slice_per_patient(evidence: Evidence) -> Finding | None:
 
 def patient_level(evidence: Evidence) -> Finding | None:
     """The source names no patients; `prepare` has put slices that look alike into one group each."""
-    if _has_patients(evidence):
+    if evidence.has_patients:
         return None
     groups = count(evidence.manifest["patient"].nunique(), "group")
-    message = f"no patient ids in this source: slices are in {groups} of near-duplicates instead. Patient level not verifiable"
+    message = (
+        f"no patient ids in this source: slices are in {groups} of near-duplicates instead. Patient level not verifiable. Nor is "
+        "the position of a slice in the head known: shortcut_probes is left out, and what differs between the classes is not "
+        "compared at the same position"
+    )
     return Finding("patient_level", "warning", message, ())
 
 
@@ -130,7 +133,7 @@ def overlays(evidence: Evidence) -> Finding | None:
     found = tuple(sorted({*coloured, *named, *drawn}))
     message = (
         f"{count(len(found), 'file')} with something drawn over the slice: {len(coloured)} in colour (left out as unreadable), "
-        f"{len(drawn)} with grey lines, {len(named)} named as overlays"
+        f"{len(drawn)} with grey or white lines, {len(named)} named as overlays"
     )
     return Finding("overlays", "error", message, found) if found else None
 
@@ -162,9 +165,10 @@ _ALL: tuple[Check, ...] = (
     audit_copies.identical_across_patients,
     audit_copies.identical_across_classes,
     audit_copies.near_duplicates_across_patients,
+    audit_copies.near_duplicates_across_classes,
     overlays,
-    patient_in_two_classes,
-    label_conflict,
+    audit_labels.patient_in_two_classes,
+    audit_labels.label_conflict,
     one_slice_per_patient,
     too_few_patients,
     audit_copies.identical_within_patient,
@@ -199,10 +203,15 @@ def _gather(
     rows = manifest.reset_index(drop=True).astype({"file": str, "patient": str})
     rows["pixels"] = [sha256_bytes(image.tobytes()) for image in images]
     blank = is_blank(images[:, 0])
-    linked = linked_rows(images[:, 0], rows["patient"].to_numpy(np.str_))
+    # Groups of look-alikes were made of the pairs to be looked at, so that none would be left between groups.
+    known = bool(cohort.get("patient_level_verifiable", True))
+    linked = linked_rows(images[:, 0], rows["patient"].to_numpy(np.str_) if known else None)
     pixels = rows["pixels"].to_numpy(np.str_)
     altered = linked[pixels[linked[:, 0]] != pixels[linked[:, 1]]]
-    return Evidence(rows, tuple(_identical_groups(rows[~blank])), altered, rows[blank], cohort, facts, split)
+    owner, label = rows["patient"].to_numpy(np.str_), rows["label"].to_numpy()
+    torn = altered[(owner[altered[:, 0]] == owner[altered[:, 1]]) & (label[altered[:, 0]] != label[altered[:, 1]])]
+    torn = torn[one_slice(images[:, 0], torn)]
+    return Evidence(rows, tuple(_identical_groups(rows[~blank])), altered, torn, rows[blank], cohort, facts, split)
 
 
 def _identical_groups(rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
@@ -231,7 +240,3 @@ def _excluded(key: str, severity: Severity, evidence: Evidence, what: str) -> Fi
     why = first((f"{number} × {reason}" for reason, number in reasons), "; ")
     files = tuple(sorted(entry["file"] for entry in entries))
     return Finding(key, severity, f"{count(len(entries), 'file')} {what}: {why}", files)
-
-
-def _has_patients(evidence: Evidence) -> bool:
-    return bool(evidence.cohort.get("patient_level_verifiable", True))

@@ -38,8 +38,11 @@ def text_by_class(evidence: Evidence) -> Finding | None:
 
 
 def shortcut_probes(evidence: Evidence) -> Finding | None:
-    """File size and the level of the outermost pixels predict the class at the same slice position."""
-    if evidence.facts is None:
+    """File size and the level of the outermost pixels predict the class at the same slice position.
+
+    Without patients nobody knows the position, and both go with it as bleeds do: then this says nothing.
+    """
+    if evidence.facts is None or not evidence.has_patients:
         return None
     tests = {
         name: _probe(evidence, evidence.facts[column].to_numpy(np.float64))
@@ -55,6 +58,7 @@ def shortcut_probes(evidence: Evidence) -> Finding | None:
 def _values_by_class(check: str, evidence: Evidence, values: pd.Series) -> Finding | None:
     """Each value of a property that MIN_FILES files have, and not all, is tested as a mark that is there or not."""
     labels = evidence.manifest["label"].to_numpy(np.int64)
+    at = " at the same slice position" if evidence.has_patients else ", slice positions unknown"
     told: list[str] = []
     files: list[str] = []
     for value in sorted(set(values) - {""}):
@@ -67,7 +71,7 @@ def _values_by_class(check: str, evidence: Evidence, values: pd.Series) -> Findi
         ones, all_ones = int(labels[marked].sum()), int(labels.sum())
         told.append(
             f"{value}: {ones} of {all_ones} positive and {int(marked.sum()) - ones} of {len(labels) - all_ones} negative slices "
-            f"(AUC {test.auc:.3f} at the same slice position, z {test.z:.1f})"
+            f"(AUC {test.auc:.3f}{at}, z {test.z:.1f})"
         )
         files += evidence.manifest["file"][marked].tolist()
     if not told:
@@ -79,4 +83,5 @@ def _values_by_class(check: str, evidence: Evidence, values: pd.Series) -> Findi
 def _probe(evidence: Evidence, values: NDArray[np.float64]) -> Probe:
     manifest = evidence.manifest
     patients = manifest["patient"].to_numpy(np.str_)
-    return probe(values, manifest["label"].to_numpy(np.int64), slice_thirds(manifest), patients)
+    thirds = slice_thirds(manifest) if evidence.has_patients else np.zeros(len(manifest), np.int64)
+    return probe(values, manifest["label"].to_numpy(np.int64), thirds, patients)

@@ -13,7 +13,7 @@ from PIL import Image
 from strokect.finding import Finding
 
 MAX_SHOWN = 12  # pairs, or single pictures, of one finding
-SINGLE = ("overlays", "frame_by_class", "text_by_class", "suspicious_names")  # findings whose files are shown one by one
+SINGLE = ("overlays", "frame_by_class", "text_by_class", "suspicious_names", "label_conflict")  # files shown one by one
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,19 @@ class Shown:
     uri: str
 
 
-def draw_pairs(findings: Sequence[Finding], manifest: pd.DataFrame, images: NDArray[np.uint8]) -> dict[str, list[list[Shown]]]:
-    """Check → what is shown of it, in rows of pictures that belong together. `images` (N, S, S) uint8, row-aligned."""
+def draw_pairs(
+    findings: Sequence[Finding], manifest: pd.DataFrame, images: NDArray[np.uint8], grouped: bool = False
+) -> dict[str, list[list[Shown]]]:
+    """Check → what is shown of it, in rows of pictures that belong together. `images` (N, S, S) uint8, row-aligned.
+
+    `grouped`: the column `patient` holds names of groups of look-alikes.
+    """
     rows = {str(file): row for row, file in enumerate(manifest["file"])}
 
     def show(file: str) -> Shown:
         row = rows[file]
-        label = "positive" if manifest["label"].iloc[row] else "negative"
-        return Shown(file, f"patient {manifest['patient'].iloc[row]}, {label}", _png(np.asarray(images[row])))
+        owner, label = manifest["patient"].iloc[row], "positive" if manifest["label"].iloc[row] else "negative"
+        return Shown(file, f"{owner if grouped else f'patient {owner}'}, {label}", _png(np.asarray(images[row])))
 
     shown = {}
     for found in findings:

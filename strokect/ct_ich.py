@@ -82,7 +82,7 @@ def read_cohort(root: Path) -> IchCohort:
         gaps = _gap_positive(own)
         rotation = find_rotation(positive, gaps)
         if rotation is None:
-            reason = _why_unplaced(patient, positive, gaps)
+            reason = _why_unplaced(positive, gaps)
             left_out += [(file.name, reason) for file in own]
         elif rotation:
             rotations[patient] = rotation
@@ -128,11 +128,11 @@ def _gap_positive(files: list[_File]) -> NDArray[np.bool_]:
     return np.array([step == 2 for _, step in steps] + [False])
 
 
-def _why_unplaced(patient: str, positive: NDArray[np.bool_], gaps: NDArray[np.bool_]) -> str:
+def _why_unplaced(positive: NDArray[np.bool_], gaps: NDArray[np.bool_]) -> str:
     counts = f"{positive.sum()} positive slices in the table, {gaps.sum()} gaps in the file numbers"
     if not gaps.any():
-        return f"patient {patient}: {counts}: no mask was counted in, so nothing tells which slices the rows belong to"
-    return f"patient {patient}: {counts}: no single rotation of the table agrees with the gaps"
+        return f"{counts}: no mask was counted in, so nothing tells which slices the rows belong to"
+    return f"{counts}: no single rotation of the table agrees with the gaps"
 
 
 def _make_slice(file: _File, patient: str, order: int, row: _Row | None) -> IchSlice:

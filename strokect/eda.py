@@ -14,6 +14,7 @@ from strokect.manifest import Prepared
 
 CLASSES = ("negative", "positive")  # by label; of a patient: whether any slice is positive
 POSITIONS = ("lowest fifth", "second", "middle", "fourth", "highest fifth")  # of a patient's slices, in their order
+UNPLACED = ("1", "2", "3", "4", "5")  # columns of the sample grid where nobody knows the position
 SAMPLES_PER_CELL = 2
 MAX_INTENSITY_SLICES = 1000  # per class; evenly taken from the whole cohort
 LEVELS = 60  # bins of a grey level histogram
@@ -28,13 +29,15 @@ class Exploration:
 
     facts: dict[str, str]
     synthetic: bool
+    has_patients: bool  # False: "patients" below are groups of look-alikes, and positions are unknown
     classes: pd.DataFrame  # index CLASSES; slices, patients
     patients: pd.DataFrame  # a row per patient in no telling order: slices, positive_slices, class, age_years, gender
-    positions: pd.DataFrame  # index POSITIONS; slices, positive_slices
+    positions: pd.DataFrame  # index POSITIONS; slices, positive_slices; empty where unknown
     intensity: pd.DataFrame  # value (middle of the bin), then a column per class: share of the class's pixels
     intensity_axis: str  # what `value` is, with its unit
     clipped: dict[str, tuple[float, float]]  # class → share of pixels at the window's lower and upper end, not in `intensity`
-    samples: dict[tuple[str, str], list[NDArray[np.uint8]]]  # (class, position) → up to SAMPLES_PER_CELL slices (S, S)
+    # (class, position or column of UNPLACED) → up to SAMPLES_PER_CELL slices (S, S)
+    samples: dict[tuple[str, str], list[NDArray[np.uint8]]]
     subtypes: pd.DataFrame  # index lesion type; slices, patients; empty where unknown
 
 
@@ -46,16 +49,18 @@ def explore(prepared: Prepared, seed: int = 0) -> Exploration:
     intensity, clipped = intensity_table(prepared.images, prepared.labels, window)
     axis = "grey level in the window (0 to 255)" if window is None else "HU within the window"
     people = patient_table(manifest)
+    known = bool(cohort.get("patient_level_verifiable", True))
     return Exploration(
         facts=_facts(prepared, people),
         synthetic=bool(cohort.get("synthetic", False)),
+        has_patients=known,
         classes=class_counts(manifest),
         patients=people.sample(frac=1, random_state=int(rng.integers(2**31))).reset_index(drop=True),
-        positions=position_counts(manifest),
+        positions=position_counts(manifest) if known else pd.DataFrame({"slices": [], "positive_slices": []}, dtype=int),
         intensity=intensity,
         intensity_axis=axis,
         clipped=clipped,
-        samples=sample_slices(prepared.images, manifest, rng),
+        samples=sample_slices(prepared.images, manifest, rng, known),
         subtypes=subtype_counts(manifest),
     )
 
@@ -129,13 +134,17 @@ def intensity_table(
 
 
 def sample_slices(
-    images: NDArray[np.uint8], manifest: pd.DataFrame, rng: np.random.Generator
+    images: NDArray[np.uint8], manifest: pd.DataFrame, rng: np.random.Generator, placed: bool = True
 ) -> dict[tuple[str, str], list[NDArray[np.uint8]]]:
-    """Random slices of different patients for each class and position; fewer, or none, where there are no more."""
-    position, label, patient = positions_of(manifest), manifest["label"].to_numpy(int), manifest["patient"].to_numpy(str)
+    """Random slices of different patients for each class and position; fewer, or none, where there are no more.
+
+    Not `placed`: where they lie in the head is unknown, and they are dealt to the columns of UNPLACED.
+    """
+    position = positions_of(manifest) if placed else rng.permutation(len(manifest)) % len(UNPLACED)
+    label, patient = manifest["label"].to_numpy(int), manifest["patient"].to_numpy(str)
     samples = {}
     for number, name in enumerate(CLASSES):
-        for place, where in enumerate(POSITIONS):
+        for place, where in enumerate(POSITIONS if placed else UNPLACED):
             rows = rng.permutation(np.flatnonzero((label == number) & (position == place)))
             _, first = np.unique(patient[rows], return_index=True)
             chosen = rows[np.sort(first)[:SAMPLES_PER_CELL]]
@@ -168,5 +177,7 @@ def _facts(prepared: Prepared, people: pd.DataFrame) -> dict[str, str]:
         "left out": f"{len(cohort.get('left_out', [])):,} files, {len(cohort.get('unreadable', [])):,} more unreadable",
     }
     if not cohort.get("patient_level_verifiable", True):
-        facts["patients"] += " clusters of near-duplicates: the data name no patients, patient level is not verifiable"
+        facts["patients"] += " groups of near-duplicates: the data name no patients, patient level is not verifiable"
+        del facts["slices per patient"]
+        facts["not shown"] = "slices per patient, positive slices by position, age and gender: they need to know whose a slice is"
     return facts

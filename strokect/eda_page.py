@@ -45,12 +45,14 @@ def _texts(seen: Exploration) -> dict[str, str]:
     ends = "; ".join(f"{name} slices: {low:.0%} below, {high:.0%} above" for name, (low, high) in clipped.items())
     ages = people["age_years"].dropna()
     known = f"known for {len(ages)} of {len(people)} patients"
+    owners = "patients" if seen.has_patients else "groups of near-duplicates"
+    where = "from the lowest fifth of a series to the highest" if seen.has_patients else "their place in the head is not known"
     return {
-        "classes": f"{seen.classes['slices'].sum():,} slices of {seen.classes['patients'].sum():,} patients by class.",
+        "classes": f"{seen.classes['slices'].sum():,} slices of {seen.classes['patients'].sum():,} {owners} by class.",
         "slices_per_patient": "How many slices a patient has; patients with many slices weigh more in slice figures.",
         "positions": "Where the label follows the position in the head, it can be guessed without looking at the brain.",
         "intensity": f"Pixels inside the window, each class adding up to 100 %. At the ends of the window, not drawn: {ends}.",
-        "samples": "Random slices, each cell's from different patients, from the lowest fifth of a series to the highest.",
+        "samples": f"Random slices, each cell's from different {owners}; {where}.",
         "age": f"Median {ages.median():.0f} years, {known}." if len(ages) else "",
         "gender": f"Known for {(people['gender'] != '').sum()} of {len(people)} patients.",
         "subtypes": "A slice with several lesions counts for each of them.",
@@ -62,13 +64,15 @@ def _tables(seen: Exploration) -> dict[str, dict[str, Any]]:
     sizes = people.groupby("class")["slices"].agg(["count", "min", "median", "max"]).reindex(list(CLASSES)).dropna()
     ages = people.groupby("class")["age_years"].agg(["count", "min", "median", "max"]).reindex(list(CLASSES)).dropna()
     genders = pd.crosstab(people["gender"].replace("", "unknown"), people["class"])
+    classes = seen.classes if seen.has_patients else seen.classes.rename(columns={"patients": "groups"})
+    subtypes = seen.subtypes if seen.has_patients else seen.subtypes.rename(columns={"patients": "groups"})
     return {
-        "classes": _table(seen.classes),
+        "classes": _table(classes),
         "slices_per_patient": _table(sizes.rename(columns={"count": "patients"})),
         "positions": _table(seen.positions),
         "age": _table(ages.rename(columns={"count": "patients"})),
         "gender": _table(genders),
-        "subtypes": _table(seen.subtypes),
+        "subtypes": _table(subtypes),
     }
 
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from strokect.eda import CLASSES, POSITIONS, SAMPLES_PER_CELL, Exploration
+from strokect.eda import CLASSES, POSITIONS, SAMPLES_PER_CELL, UNPLACED, Exploration
 
 WIDTH_IN = 4.0
 DPI = 190
@@ -33,14 +33,16 @@ THEMES = {
     "dark": Theme("#16181b", "#e4e4e4", "#7d8288", ("#56B4E9", "#E69F00")),
 }
 HATCHES = ("", "///")
+NEED_PATIENTS = ("slices_per_patient", "positions", "age", "gender")
 
 
 def draw(seen: Exploration, theme: str = "light") -> dict[str, Figure]:
-    """Name → figure, in the order of the page. What is not known of a cohort (age, gender, lesion type) is not drawn."""
+    """Name → figure, in the order of the page. What is not known (whose a slice is, age, gender, lesion type) is not drawn."""
     return {
         name: plot(seen, THEMES[theme])
         for name, plot in PLOTS.items()
-        if not (name == "age" and seen.patients["age_years"].isna().all())
+        if (seen.has_patients or name not in NEED_PATIENTS)
+        and not (name == "age" and seen.patients["age_years"].isna().all())
         and not (name == "gender" and (seen.patients["gender"] == "").all())
         and not (name == "subtypes" and seen.subtypes.empty)
     }
@@ -95,7 +97,8 @@ def _bars(axes: Axes, counts: pd.Series, theme: Theme, title: str) -> None:
 def _draw_classes(seen: Exploration, theme: Theme) -> Figure:
     figure, axes = _canvas(theme, 2.9, rows=2)
     _bars(axes[0], seen.classes["slices"], theme, "slices")
-    _bars(axes[1], seen.classes["patients"], theme, "patients (positive: any slice is)")
+    owners = "patients" if seen.has_patients else "groups of near-duplicates"
+    _bars(axes[1], seen.classes["patients"], theme, f"{owners} (positive: any slice is)")
     return figure
 
 
@@ -150,12 +153,13 @@ def _draw_intensity(seen: Exploration, theme: Theme) -> Figure:
 
 
 def _draw_samples(seen: Exploration, theme: Theme) -> Figure:
-    """Rows by class, columns by position; a dash where there is no such slice."""
+    """Rows by class, columns by position, if known; a dash where there is no such slice."""
+    columns = POSITIONS if seen.has_patients else UNPLACED
     figure, axes = _canvas(theme, 4.4, rows=len(CLASSES) * SAMPLES_PER_CELL, columns=len(POSITIONS))
     cells = iter(axes)
     for number, name in enumerate(CLASSES):
         for row in range(SAMPLES_PER_CELL):
-            for where in POSITIONS:
+            for where in columns:
                 cell, slices = next(cells), seen.samples[name, where]
                 cell.set(xticks=[], yticks=[])
                 for spine in cell.spines.values():
@@ -165,9 +169,9 @@ def _draw_samples(seen: Exploration, theme: Theme) -> Figure:
                 else:
                     cell.text(0.5, 0.5, "–", ha="center", va="center", color=theme.text, transform=cell.transAxes)
                     cell.set_box_aspect(1)
-                if where == POSITIONS[0]:
+                if where == columns[0]:
                     cell.set_ylabel(name, color=theme.classes[number])
-                if number == row == 0:
+                if number == row == 0 and seen.has_patients:
                     cell.set_title(where.replace(" ", "\n"))
     if not seen.synthetic:
         figure.suptitle("pictures of patients: do not share or commit", fontsize=10, color=theme.text)
@@ -197,7 +201,7 @@ def _draw_subtypes(seen: Exploration, theme: Theme) -> Figure:
     figure, (axes,) = _canvas(theme, 0.8 + 0.42 * len(shown))
     for place, (slices, patients) in enumerate(zip(shown["slices"], shown["patients"], strict=True)):
         axes.barh(place, slices, color=theme.classes[1], hatch=HATCHES[1], edgecolor=theme.page)
-        text = f"{slices:,} of {patients:,} patients"
+        text = f"{slices:,} of {patients:,} {'patients' if seen.has_patients else 'groups'}"
         axes.annotate(text, (slices, place), (5, 0), textcoords="offset points", va="center", color=theme.text, fontsize=10)
     names = [_short(str(name)) for name in shown.index]
     axes.set(yticks=range(len(names)), yticklabels=names, xticks=[], xlim=(0, shown["slices"].max() * 2.2))

@@ -21,7 +21,6 @@ from strokect.files import sha256_file
 from strokect.journal import Journal
 from strokect.judge import Judge
 from strokect.operating_point import patient_scores, series_probability
-from strokect.overlap import fingerprint
 from strokect.pixel_checks import measure
 from strokect.policy import Policy
 from strokect.release import Release
@@ -44,8 +43,6 @@ class Survey:
 
     rows: list[Row]
     sha256: NDArray[np.str_]  # (n,)
-    hashes: NDArray[np.uint8]  # (n, 32) perceptual hash at the size that the models see
-    blank: NDArray[np.bool_]  # (n,)
     pixels: dict[str, Floats]  # descriptor → (n,)
     heads: Floats  # (n, B)
     unreadable: list[tuple[str, str, str]]  # (file, code, message)
@@ -78,7 +75,7 @@ def choose_rows(rows: list[Row], where: Iterable[str], patients: set[str] | None
     return rows
 
 
-def survey(source: Source, rows: list[Row], root: Path, size: int, journal: Journal) -> Survey:
+def survey(source: Source, rows: list[Row], root: Path, journal: Journal) -> Survey:
     """Read and measure every picture, in threads. What cannot be read is kept aside."""
 
     def look(row: Row) -> tuple[str, dict[str, Any]] | ImageError:
@@ -88,8 +85,7 @@ def survey(source: Source, rows: list[Row], root: Path, size: int, journal: Jour
             sha256 = sha256_file(path) if path.is_file() else source.read(row).sha256
             if (found := journal.get(SURVEYED, sha256)) is None:
                 picture = source.picture(row)
-                code, blank = fingerprint(resize_slice(picture.planes[0], size)[0])  # the channel that `find_overlap` looks at
-                found = {"hash": code.tobytes().hex(), "blank": blank, "pixels": measure(picture)}
+                found = {"pixels": measure(picture)}
                 found["head"] = head_levels(picture).round(6).tolist()
                 journal.add(SURVEYED, sha256, found)
         except ImageError as error:
@@ -107,12 +103,21 @@ def survey(source: Source, rows: list[Row], root: Path, size: int, journal: Jour
     return Survey(
         rows=[row for row, _, _ in kept],
         sha256=np.array([sha256 for _, sha256, _ in kept], np.str_),
-        hashes=np.array([np.frombuffer(bytes.fromhex(f["hash"]), np.uint8) for *_, f in kept]).reshape(len(kept), -1),
-        blank=np.array([f["blank"] for *_, f in kept], bool),
         pixels={name: np.array([f["pixels"][name] for *_, f in kept], float) for name in names},
         heads=np.array([f["head"] for *_, f in kept], float),
         unreadable=unreadable,
     )
+
+
+def read_images(source: Source, rows: list[Row], size: int) -> NDArray[np.uint8]:
+    """(n, size, size) uint8: the first channel of each surveyed slice as `prepare` would have packed it."""
+
+    def look(row: Row) -> NDArray[np.uint8]:
+        return resize_slice(source.picture(row).planes[0], size)[0]
+
+    with ThreadPoolExecutor(available_cores()) as pool:
+        seen = tqdm(pool.map(look, rows), total=len(rows), desc="external: compare", unit="slice", mininterval=1)
+        return np.stack(list(seen)) if rows else np.empty((0, size, size), np.uint8)
 
 
 def judge_rows(source: Source, seen: Survey, judge: Judge, journal: Journal) -> list[dict[str, Any]]:
@@ -225,8 +230,6 @@ def with_result(seen: Survey, found: list[dict[str, Any]]) -> tuple[Survey, list
     kept = Survey(
         rows=[row for row, ok in zip(seen.rows, keep, strict=True) if ok],
         sha256=seen.sha256[keep],
-        hashes=seen.hashes[keep],
-        blank=seen.blank[keep],
         pixels={name: values[keep] for name, values in seen.pixels.items()},
         heads=seen.heads[keep],
         unreadable=seen.unreadable + failed,

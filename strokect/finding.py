@@ -17,13 +17,17 @@ Severity = Literal["error", "warning", "info"]
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found. `files` are all files concerned, sorted; `pairs` those to be looked at side by side."""
+    """What one check found. `files` are all files concerned, sorted; `pairs` those to be looked at side by side.
+
+    `message` goes into metrics and logs and names no patient and no file; `details` may, and is only shown on the local page.
+    """
 
     check: str
     severity: Severity
     message: str
     files: tuple[str, ...]
     pairs: tuple[tuple[str, str], ...] = ()
+    details: str = ""
 
 
 @dataclass(frozen=True)
@@ -33,21 +37,34 @@ class Evidence:
     manifest: pd.DataFrame  # file, patient, label, sha256, slice, pixels (a hash); patient as text
     same: tuple[pd.DataFrame, ...]
     linked: NDArray[np.int64]  # (P, 2) rows of near-duplicates, without those of one group of `same`
+    torn: NDArray[np.int64]  # (Q, 2) those of `linked` in one patient that show one slice and have two labels
     blank: pd.DataFrame  # rows that show nothing; alike without being copies, so they are in no group of `same`
     cohort: dict[str, Any]
     facts: pd.DataFrame | None  # of the files, see `file_facts`; row-aligned with the manifest
     split: SplitParams | None  # who is to be held out; None: nobody asks whether the cohort carries it
 
+    @property
+    def has_patients(self) -> bool:
+        """False: `patient` is a group of slices that look alike, and `slice` no position in a head."""
+        return bool(self.cohort.get("patient_level_verifiable", True))
+
+    @property
+    def owner(self) -> str:
+        """What a value of the column `patient` is, in a message."""
+        return "patient" if self.has_patients else "group of look-alikes"
+
 
 Check = Callable[[Evidence], Finding | None]
 
 
-def finding(check: str, severity: Severity, message: str, groups: list[pd.DataFrame]) -> Finding | None:
+def finding(check: str, severity: Severity, message: str, groups: list[pd.DataFrame], details: str = "") -> Finding | None:
     """A finding on the files of groups of rows, each group's first two side by side; None where there is no group."""
     if not groups:
         return None
     pairs = tuple((str(group["file"].iloc[0]), str(group["file"].iloc[1])) for group in groups if len(group) > 1)
-    return Finding(check, severity, message, tuple(sorted({str(file) for group in groups for file in group["file"]})), pairs)
+    return Finding(
+        check, severity, message, tuple(sorted({str(file) for group in groups for file in group["file"]})), pairs, details
+    )
 
 
 def files_in(groups: list[pd.DataFrame]) -> str:

@@ -1,16 +1,40 @@
-"""Whether a model was trained on pictures of a cohort that is called external: by their bytes, and by what they show."""
+"""Whether a model was trained on pictures of a cohort that is called external: by their bytes, and by what they show.
 
+This needs the prepared cohort that the release was made from, beside the external pictures: a release carries only its data hash.
+Hashes that survive alteration are made of what a picture shows, and so would tell whoever holds a release whether a given patient
+was trained on; they stay where the data is. Elsewhere the report says that nothing was checked.
+"""
+
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from strokect.duplicates import MAX_DISTANCE, PAIR_BLOCK, is_blank, perceptual_hash
+from strokect.duplicates import linked_rows
 from strokect.errors import DataError
 from strokect.manifest import PREPARED, Prepared, load_prepared
 
-Hashes = NDArray[np.uint8]  # (n, B) packed bits of `duplicates.perceptual_hash`
+Images = NDArray[np.uint8]
+
+
+class Joined:
+    """Two arrays (n, S, S) and (m, S, S) as one of n + m pictures, without a copy: the second may be memory-mapped."""
+
+    def __init__(self, first: Images, second: Images) -> None:
+        self.first, self.second = first, second
+        self.shape, self.ndim = (len(first) + len(second), *first.shape[1:]), 3
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, at: int | slice) -> Images:
+        n = len(self.first)
+        if not isinstance(at, slice):
+            return np.asarray(self.first[at] if at < n else self.second[at - n])
+        start, stop, _ = at.indices(len(self))
+        return np.concatenate([self.first[min(start, n) : min(stop, n)], self.second[max(start - n, 0) : max(stop - n, 0)]])
 
 
 def training_cohort(data_sha256: str | None, folder: Path = PREPARED) -> Prepared | None:
@@ -21,19 +45,18 @@ def training_cohort(data_sha256: str | None, folder: Path = PREPARED) -> Prepare
     return prepared if prepared.cohort["data_sha256"] == data_sha256 else None
 
 
-def fingerprint(image: NDArray[np.uint8]) -> tuple[Hashes, bool]:
-    """(S, S) uint8 → its perceptual hash (B,), and whether it shows nothing: such pictures are alike without being copies."""
-    return perceptual_hash(image[None])[0], bool(is_blank(image[None])[0])
+def find_overlap(sha256: NDArray[np.str_], images: Images, patients: NDArray[np.str_], prepared: Prepared) -> dict[str, Any]:
+    """How many external slices (n,) are, byte for byte or altered, slices of the prepared cohort, its test part included.
 
-
-def find_overlap(
-    sha256: NDArray[np.str_], hashes: Hashes, blank: NDArray[np.bool_], patients: NDArray[np.str_], prepared: Prepared
-) -> dict[str, Any]:
-    """How many external slices (n,) are, byte for byte or nearly, slices of the prepared cohort, its test part included."""
+    `images` (n, S, S) uint8 at the size of the cohort, first channel. Altered: re-encoded, resized, mirrored, turned by a few
+    degrees, cropped, brightened; `near_duplicates` says how, and docs/results/audit.md how well.
+    """
     identical = np.isin(sha256, prepared.manifest["sha256"].to_numpy(str))
-    images = prepared.images[:, 0]
-    textured = ~is_blank(images)
-    near = near_any(hashes, perceptual_hash(images)[textured]) & ~blank & ~identical
+    joined = Joined(images, prepared.images[:, 0])
+    whose = np.repeat(["external", "training"], [len(images), len(prepared.manifest)])
+    pairs = linked_rows(cast(Images, joined), whose)
+    across = pairs[(pairs[:, 0] < len(images)) & (pairs[:, 1] >= len(images))]
+    near = np.isin(np.arange(len(images)), across[:, 0]) & ~identical
     return {
         "checked": True,
         "identical": int(identical.sum()),
@@ -47,22 +70,24 @@ def find_overlap(
 def check_overlap(
     data_sha256: str | None,
     sha256: NDArray[np.str_],
-    hashes: Hashes,
-    blank: NDArray[np.bool_],
+    read: Callable[[], Images],
     patients: NDArray[np.str_],
     *,
     allowed: bool,
 ) -> dict[str, Any]:
-    """`find_overlap` where the cohort that the release was made from is here. Raises DataError for any, unless `allowed`."""
+    """`find_overlap` where the cohort that the release was made from is here. Raises DataError for any, unless `allowed`.
+
+    `read` gives the external images, and is called only if there is something to compare them with.
+    """
     prepared = training_cohort(data_sha256)
     if prepared is None:
         return {"checked": False}
-    found = find_overlap(sha256, hashes, blank, patients, prepared)
+    found = find_overlap(sha256, read(), patients, prepared)
     if (found["identical"] or found["near_duplicates"]) and not allowed:
         raise DataError(
             f"{found['identical']} of {found['slices']} slices are byte for byte in the cohort that this release was made from, "
-            f"{found['near_duplicates']} more nearly so ({found['patients']} of {found['of_patients']} patients): this is no "
-            "external data. Leave these patients out (--where, --patients), or --allow-overlap, and every figure will say so"
+            f"{found['near_duplicates']} more are altered copies ({found['patients']} of {found['of_patients']} patients): "
+            "this is no external data. Leave these patients out (--where, --patients), or --allow-overlap: all figures say so"
         )
     return found
 
@@ -74,18 +99,6 @@ def overlap_notes(found: dict[str, Any]) -> list[str]:
     if not (found["identical"] or found["near_duplicates"]):
         return []
     return [
-        f"NOT external: {found['identical']} slices are identical to some, {found['near_duplicates']} nearly, that the "
-        f"release was made from ({found['patients']} of {found['of_patients']} patients; --allow-overlap)."
+        f"NOT external: {found['identical']} slices are identical to some that the release was made from, and "
+        f"{found['near_duplicates']} altered copies ({found['patients']} of {found['of_patients']} patients; --allow-overlap)."
     ]
-
-
-def near_any(hashes: Hashes, others: Hashes, max_distance: int = MAX_DISTANCE) -> NDArray[np.bool_]:
-    """(n,) whether any of `others` (m, B) is within `max_distance` bits; in blocks, as `duplicates.near_duplicate_pairs`."""
-    bits = 8 * hashes.shape[1]
-    a, b = (np.unpackbits(h, axis=1).astype(np.float32) * 2 - 1 for h in (hashes, others))
-    found = np.zeros(len(a), bool)
-    for top in range(0, len(a), PAIR_BLOCK):
-        for left in range(0, len(b), PAIR_BLOCK):
-            agreement = a[top : top + PAIR_BLOCK] @ b[left : left + PAIR_BLOCK].T
-            found[top : top + PAIR_BLOCK] |= (agreement >= bits - 2 * max_distance).any(axis=1)
-    return found

@@ -27,8 +27,6 @@ TAKEN_OVER = (
     *("target", "n_slices", "n_patients", "n_positive_patients", "group_by", "device", "interval"),
     *("source", "labels", "data_sha256", "backbone", "notes"),
 )
-# Whose messages say after a colon which patients, or why, which may name them.
-NAMING_CHECKS = ("label_conflict", "patient_in_two_classes", "left_out", "unreadable")
 PART_WORDS = {"test": "Test part", "oof": "Out-of-fold"}
 
 
@@ -89,7 +87,7 @@ def report_facts(
         "cards": [_card(metrics, level, name) for level, name in CARDS],
         "parts": split["parts"],
         "control": control_words(split),
-        "audit": {"passed": audit["passed"], "findings": [without_patients(finding) for finding in audit["findings"]]},
+        "audit": {"passed": audit["passed"], "findings": audit["findings"]},
         "audit_errors": severities.count("error"),
         "audit_warnings": severities.count("warning"),
         "audit_allowed": ", ".join(metrics["audit_allowed"]),
@@ -121,13 +119,6 @@ def cohort_words(cohort: dict[str, Any]) -> str:
     if not cohort.get("patient_level_verifiable", True):
         text += " The data name no patients: clusters of near-duplicates stand in for them, and patient level is not verifiable."
     return text
-
-
-def without_patients(finding: dict[str, Any]) -> dict[str, Any]:
-    """A finding whose message names nobody: a report travels further than the audit's own page."""
-    if finding["check"] not in NAMING_CHECKS:
-        return finding
-    return finding | {"message": finding["message"].partition(":")[0] + "; more is said in reports/audit.html"}
 
 
 def control_words(split: dict[str, Any]) -> str:

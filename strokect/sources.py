@@ -62,8 +62,9 @@ class Source:
     picture: Callable[[Row], Picture]  # the slice as its file has it, before any resizing; raises ImageError
     target: str  # what a positive label means, in words; travels to model, page and report
     label_unit: str  # slice | series | patient: what one label was given for
-    left_out: list[tuple[str, str]] = field(default_factory=list)  # (file, reason): what is no slice of this cohort
-    unreadable: list[tuple[str, str]] = field(default_factory=list)  # (file, reason): may be one; counts as data.max_unreadable
+    # (file, reason). Reasons go into metrics and logs: they name no patient and no file.
+    left_out: list[tuple[str, str]] = field(default_factory=list)  # what is no slice of this cohort
+    unreadable: list[tuple[str, str]] = field(default_factory=list)  # may be one; counts as data.max_unreadable
     patient_labels: dict[str, dict[str, int]] = field(default_factory=dict)  # patient → {who says it: 0 | 1}
     patient_ids: bool = (
         True  # False: nothing tells whose a slice is, each row's `patient` is its file, `prepare` groups by likeness

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from stages import audit as stage
 from stages.prepare import prepare
 from strokect import params as params_module
-from strokect.audit import CHECKS, MAX_FILES, audit_cohort, build_report, check_allow
+from strokect.audit import CHECKS, MAX_FILES, audit_cohort, build_report, check_allow, references
+from strokect.audit_advice import ADVICE
 from strokect.audit_page import render_page
 from strokect.audit_pairs import MAX_SHOWN, draw_pairs
 from strokect.errors import DataError, ParamsError, run_stage
@@ -96,7 +97,7 @@ def case() -> Case:
 
 def test_clean_cohort_has_no_findings(case: Case) -> None:
     assert case.findings() == {}
-    assert build_report([], []) == {"passed": True, "allowed": [], "findings": []}
+    assert build_report([], [], {}) == {"passed": True, "allowed": [], "findings": []}
 
 
 @pytest.mark.parametrize("copy", [Case.copy_pixels, Case.copy_file])
@@ -148,9 +149,62 @@ def test_label_conflict_names_patients_and_sources(case: Case) -> None:
     finding = case.findings()["label_conflict"]
     assert finding.severity == "error"
     assert finding.files == ("c (0).jpg", "c (1).jpg", "c (2).jpg")
-    assert finding.message == (
-        "the label sources disagree on 2 patients, 3 files in use: c (folder 0, table 1); gone (folder 0, table 1)"
-    )
+    assert finding.message == "the label sources disagree on 2 patients, 3 files in use"
+    assert finding.details == "c (folder 0, table 1); gone (folder 0, table 1)"
+
+
+def test_a_negative_slice_with_a_subtype_is_a_label_conflict(case: Case) -> None:
+    case.cohort["label_unit"] = "slice"
+    case.manifest["subtype"] = ["epidural"] * 6 + [""] * 6
+    assert case.findings() == {}
+    case.manifest.loc[6, "subtype"] = "epidural"
+    finding = case.findings()["label_conflict"]
+    assert (finding.severity, finding.files) == ("error", ("c (0).jpg",))
+    assert finding.message == "1 negative slice with a subtype of the positive finding"
+    case.cohort["labels"] = "shuffled"  # the control's labels are meant to mean nothing
+    assert case.findings() == {}
+
+
+def test_labels_per_series_are_checked_by_series(case: Case) -> None:
+    case.cohort["label_unit"] = "series"
+    case.manifest["series"] = case.manifest["patient"] + "-1"
+    assert case.findings() == {}
+    case.manifest.loc[0, "label"] = 0
+    torn = case.findings()["patient_in_two_classes"]
+    assert (torn.severity, len(torn.files)) == ("error", 3) and "labels are per series" in torn.message
+    case.manifest.loc[0, "series"] = "a-0"  # before the bleed
+    changed = case.findings()["patient_in_two_classes"]
+    assert (changed.severity, len(changed.files)) == ("warning", 3)
+    assert case.manifest["label"][list(case.manifest["file"]).index(changed.pairs[0][0])] == 0  # one of each class side by side
+    del case.manifest["series"]
+    assert case.findings()["patient_in_two_classes"].severity == "error"
+
+
+def test_metrics_and_console_name_no_file_and_no_patient(case: Case) -> None:
+    case.manifest["patient"] = case.manifest["patient"].map(lambda name: f"Doe-{name}")
+    case.manifest["file"] = [f"Doe_{name}" for name in case.manifest["file"]]
+    case.manifest.loc[0, "file"] = "Doe/OVERLAY/aug_1.png"
+    case.manifest.loc[0, "label"] = 0
+    case.copy_file(2, 3)
+    case.copy_pixels(7, 8)
+    case.cohort["left_out"] = [{"file": "Doe_x", "reason": "no rotation"}]
+    case.cohort["unreadable"] = [{"file": "Doe_y", "reason": COLOUR}]
+    case.cohort["patient_labels"] = {"Doe-c": {"folder": 0, "table": 1}}
+    where = references(case.manifest, case.cohort)
+    found = case.findings(split=SplitParams(group_by="patient", test_fraction=0.0, folds=(0, 1, 2), seed=0))
+    assert len(found) >= 8
+    report = build_report(list(found.values()), [], where)
+    assert "Doe" not in json.dumps(report) + "\n".join(stage.console_lines(report))
+    files = {finding["check"]: finding["files"] for finding in report["findings"]}
+    assert files["left_out"] == ["cohort.json left_out 0"] and files["suspicious_names"] == ["manifest.csv row 2"]
+    assert "cohort.json unreadable 0" in files["overlays"]
+    page = render_page(report, list(found.values()), {}, where=where)
+    assert "Doe-c (folder 0, table 1)" in page and "Doe_x" in page  # who looks for them finds them there
+    assert page.index('section class="error"') < page.index('section class="warning"') < page.index('section class="info"')
+
+
+def test_every_check_says_what_to_do() -> None:
+    assert set(ADVICE) == set(CHECKS)
 
 
 def test_label_conflict_reads_numeric_patient_ids(case: Case) -> None:
@@ -189,8 +243,9 @@ def test_inconsistent_input_is_refused(case: Case) -> None:
 
 def test_allow_lets_errors_pass_and_is_remembered() -> None:
     findings = [Finding("label_conflict", "error", "x", ("a",)), Finding("left_out", "info", "y", ())]
-    assert build_report(findings, [])["passed"] is False
-    report = build_report(findings, ["label_conflict", "identical_across_patients", "left_out"])
+    where = {"a": "manifest.csv row 2"}
+    assert build_report(findings, [], where)["passed"] is False
+    report = build_report(findings, ["label_conflict", "identical_across_patients", "left_out"], where)
     assert (report["passed"], report["allowed"]) == (True, ["label_conflict"])
     assert [finding["check"] for finding in report["findings"]] == ["label_conflict", "left_out"]
 
@@ -202,17 +257,19 @@ def test_unknown_allow_lists_the_checks() -> None:
 
 
 def test_files_are_bounded() -> None:
-    report = build_report([Finding("left_out", "info", "200 files", tuple(map(str, range(200))))], [])
+    files = tuple(map(str, range(200)))
+    report = build_report([Finding("left_out", "info", "200 files", files)], [], dict(zip(files, files, strict=True)))
     assert len(report["findings"][0]["files"]) == MAX_FILES
 
 
 def test_page_escapes_names_and_shows_exceptions() -> None:
     findings = [Finding("label_conflict", "error", "<script>alert(1)</script>", ("<b>.jpg",))]
-    page = render_page(build_report(findings, ["label_conflict"]), {"source": "<i>"})
+    where = {"<b>.jpg": "manifest.csv row 2"}
+    page = render_page(build_report(findings, ["label_conflict"], where), findings, {"source": "<i>"}, where=where)
     assert "<script" not in page and "<b>.jpg" not in page and "<i>" not in page
     assert "audit.allow" in page and "prefers-color-scheme" in page and 'class="badge passed"' in page
     assert "http" not in page and "<img" not in page  # self-contained, no pictures
-    assert "No check found anything" in render_page(build_report([], []), {})
+    assert "No check found anything" in render_page(build_report([], [], {}), [], {})
 
 
 @pytest.fixture
@@ -237,13 +294,16 @@ def test_stage_writes_the_reports_and_then_fails(case: Case, workspace: Path, ca
         run_stage(stage.main)
     assert caught.value.code == 1
     report = json.loads((workspace / "metrics/audit.json").read_text())
-    assert report["passed"] is False and report["findings"][0]["files"] == ["a (0).jpg", "b (0).jpg"]
+    assert report["passed"] is False and report["findings"][0]["files"] == ["manifest.csv row 2", "manifest.csv row 5"]
     page = (workspace / "reports/audit.html").read_text()
+    assert "a (0).jpg" in page and "manifest.csv row 2" in page and "What to do:" in page
     assert "failed" in page and page.count('src="data:image/png;base64,') == 2  # the pair side by side
     assert "do not share" not in page  # nobody's pictures
     output = capsys.readouterr()
-    assert "1 errors, 0 warnings, 0 infos" in output.out
+    assert "1 error, 0 warnings, 0 infos" in output.out
     assert "identical_across_patients" in output.err and "audit.allow" in output.err
+    assert (output.out + output.err).count("hold the same picture") == 1  # each finding is said once
+    assert "a (0).jpg" not in output.out + output.err and "manifest.csv row 2, manifest.csv row 5" in output.out
 
     (workspace / "allow.json").write_text('["identical_across_patients"]')
     run_stage(stage.main)
@@ -303,6 +363,28 @@ def test_a_near_duplicate_within_a_patient_is_a_warning() -> None:
     assert found["near_duplicates_within_patient"].files == ("a (0).jpg", "a (1).jpg")
 
 
+@pytest.mark.parametrize("ids", [True, False])
+def test_an_altered_copy_with_another_label_is_an_error_and_a_neighbour_is_none(ids: bool) -> None:
+    case = phantom_case()
+    case.cohort |= {"label_unit": "slice", "patient_level_verifiable": ids}
+    case.images[1] = np.clip(case.images[0].astype(int) + 2 * (case.images[0] > 0), 0, 255)
+    assert list(case.findings()) == ["near_duplicates_within_patient", *([] if ids else ["patient_level"])]
+    case.manifest.loc[1, "label"] = 0
+    finding = case.findings()["near_duplicates_across_classes"]
+    owner = "patient" if ids else "group of look-alikes"
+    assert finding.severity == "error" and finding.pairs == (("a (0).jpg", "a (1).jpg"),)
+    assert finding.message == f"1 pair of one {owner} show the same slice, altered, with different labels"
+    assert f"of slices of one {owner} are" in case.findings()["near_duplicates_within_patient"].message
+
+
+def test_a_mirrored_copy_with_another_label_in_a_group_is_an_error() -> None:
+    case = phantom_case()
+    case.cohort |= {"label_unit": "slice", "patient_level_verifiable": False}
+    case.images[1] = case.images[0][:, :, ::-1]  # `prepare` has put both into one group
+    case.manifest.loc[1, "label"] = 0
+    assert case.findings()["near_duplicates_across_classes"].severity == "error"
+
+
 def test_identical_pictures_are_not_called_near_duplicates_too() -> None:
     case = phantom_case()
     case.copy_pixels(0, 3)
@@ -321,7 +403,7 @@ def test_overlays_are_an_error_in_colour_in_grey_and_by_name(case: Case) -> None
     found = case.findings(facts)
     assert found["overlays"].severity == "error"
     assert found["overlays"].files == ("Bleeding/OVERLAY/1.png", "a (2).jpg", "z.png")
-    assert "1 in colour" in found["overlays"].message and "1 with grey lines, 1 named" in found["overlays"].message
+    assert "1 in colour" in found["overlays"].message and "1 with grey or white lines, 1 named" in found["overlays"].message
 
 
 def test_too_few_patients_for_the_split_is_an_error_before_anything_is_split(case: Case) -> None:
@@ -393,6 +475,18 @@ def test_without_patient_ids_the_report_says_so(case: Case) -> None:
     assert found["patient_level"].severity == "warning" and "Patient level not verifiable" in found["patient_level"].message
 
 
+def test_without_patient_ids_nothing_is_conditioned_on_a_position_that_nobody_knows(case: Case) -> None:
+    wide(case)
+    case.cohort["patient_level_verifiable"] = False
+    facts = case.facts()
+    facts["file_kb"] = 50.0 + 10 * case.manifest["label"]
+    marked = np.flatnonzero(case.manifest["label"] == 1)[::4]
+    facts.loc[marked, "frame_px"] = 3
+    found = case.findings(facts)
+    assert set(found) == {"patient_level", "frame_by_class"}
+    assert "slice positions unknown" in found["frame_by_class"].message and "shortcut_probes" in found["patient_level"].message
+
+
 def test_the_page_shows_pairs_that_differ_and_warns_of_real_pictures(case: Case) -> None:
     case.copy_pixels(0, 1)
     case.copy_pixels(0, 3)
@@ -400,9 +494,10 @@ def test_the_page_shows_pairs_that_differ_and_warns_of_real_pictures(case: Case)
     shown = draw_pairs(findings, case.manifest, case.images[:, 0])
     pair = shown["identical_across_patients"][0]
     assert {picture.about.split(",")[0] for picture in pair} == {"patient a", "patient b"}
-    page = render_page(build_report(findings, []), {}, shown)
+    where = references(case.manifest, case.cohort)
+    page = render_page(build_report(findings, [], where), findings, {}, shown=shown)
     assert "do not share or commit" in page and page.count("<img") == 2 * sum(map(len, shown.values()))
-    assert "do not share" not in render_page(build_report(findings, []), {}, shown, private=False)
+    assert "do not share" not in render_page(build_report(findings, [], where), findings, {}, shown=shown, private=False)
 
 
 def test_the_page_stays_small(case: Case) -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from benchmarks.shuffle_control import cohort, measure
+from benchmarks.shuffle_control import cohort, earlier_rows, measure
 
 
 def test_it_flags_slices_dealt_out_one_by_one_and_no_patients(tmp_path: Path) -> None:
@@ -14,3 +14,9 @@ def test_it_flags_slices_dealt_out_one_by_one_and_no_patients(tmp_path: Path) ->
         for group_by in ("patient", "none")
     }
     assert flagged == {"patient": 0, "none": 2}
+
+
+def test_rows_of_a_set_that_is_not_measured_again_stay(tmp_path: Path) -> None:
+    assert earlier_rows({"phantom"}, tmp_path / "none.json") == []
+    (tmp_path / "some.json").write_text('{"rows": [{"set": "phantom", "n": 1}, {"set": "kaggle_ct_ich", "n": 2}]}')
+    assert earlier_rows({"phantom"}, tmp_path / "some.json") == [{"set": "kaggle_ct_ich", "n": 2}]

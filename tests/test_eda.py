@@ -16,6 +16,7 @@ from nbclient import NotebookClient
 from strokect.eda import (
     CLASSES,
     POSITIONS,
+    UNPLACED,
     Exploration,
     explore,
     hu_window,
@@ -170,9 +171,19 @@ def test_the_page_stands_alone_names_nobody_and_warns_of_real_pictures(seen: Exp
     assert "a &lt;bleed&gt;" in page and "prefers-color-scheme: dark" in page and 'name="viewport"' in page
     assert not any(patient in page for patient in ("Erika", ".png<", "Kim/"))
     assert page.count("<img") == len(draw(seen)) == page.count("alt=")
+
+
+def test_without_patient_ids_nothing_is_said_of_patients_and_positions() -> None:
+    """A group of look-alikes is no patient, and the order within it no position in a head."""
     unverifiable = prepared()
     unverifiable.cohort["patient_level_verifiable"] = False
-    assert "not verifiable" in render_page(explore(unverifiable))
+    found = explore(unverifiable)
+    assert found.positions.empty and {where for _, where in found.samples} == set(UNPLACED)
+    assert set(draw(found)) == {"classes", "intensity", "samples", "subtypes"}
+    words = " ".join(text for figure in draw(found).values() for text, *_ in ((t.get_text(),) for t in texts_of(figure)))
+    assert "patients" not in words.replace("pictures of patients", "") and "fifth" not in words
+    page = render_page(found)
+    assert "not verifiable" in page and "slices per patient, positive slices by position, age and gender: they need" in page
 
 
 def test_the_stage_writes_the_plots_and_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,6 +46,27 @@ def test_a_drawn_contour_is_seen(heads: list[NDArray[np.uint8]], side: int, tmp_
     assert sum(seen) >= len(seen) - 1, seen
 
 
+@pytest.mark.parametrize("side", [96, 256, 384])
+@pytest.mark.parametrize("quality", [None, 90])
+def test_a_white_contour_is_seen_in_a_small_picture_and_bone_is_none(
+    heads: list[NDArray[np.uint8]], side: int, quality: int | None, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(3)
+    Image.fromarray(heads[3]).save(tmp_path / "head.png")
+    stream = io.BytesIO()
+    drawn = contour(tmp_path / "head.png", rng, colour=False, white_px=side)
+    drawn.save(stream, *(("PNG",) if quality is None else ("JPEG",)), **({"quality": quality} if quality else {}))
+    grey = np.asarray(Image.open(stream))
+    assert grey.shape == (side, side) and is_drawn_on(grey, measure(Picture(grey, 0)))
+    plain = enlarged(heads[3], side)
+    assert not is_drawn_on(plain, measure(Picture(plain, 0)))
+    plug = plain.copy()
+    plug[side // 2 - side // 16 : side // 2 + side // 16, side // 2 - side // 16 : side // 2 + side // 16] = (
+        255  # a calcification
+    )
+    assert not is_drawn_on(plug, measure(Picture(plug, 0)))
+
+
 @pytest.mark.parametrize(("width", "level"), [(2, 255), (5, 90), (7, 40)])
 def test_frame_has_its_width_and_level(heads: list[NDArray[np.uint8]], width: int, level: int) -> None:
     grey = np.full((128, 128), level, np.uint8)

@@ -15,6 +15,7 @@ from strokect.params import Params, build
 
 KINDS = {
     *("copy", "aug_ file", "grey contour", "grey contour anywhere", "coloured contour", "frame around one class"),
+    "white contour in a small picture",
     *ALTERED,
 }
 
@@ -41,7 +42,7 @@ def test_every_kind_is_planted_where_it_says(small: Params, tmp_path: Path) -> N
     for file in planted["coloured contour"]:
         assert Image.open(tmp_path / file).mode == "RGB"
     changed = sum(path.read_bytes() != content for path, content in before.items())
-    assert changed == 2 * 4  # contours and frames; copies are further files
+    assert changed == 2 * 5  # contours and frames; copies are further files
 
 
 def test_a_moved_slice_puts_its_patient_into_two_classes(small: Params, tmp_path: Path) -> None:
