@@ -22,7 +22,8 @@ from strokect.calibration_fit import fit_calibrator, log_loss
 from strokect.errors import DataError, NotEstimableError
 from strokect.files import read_json, write_json
 from strokect.predictor import Predictor
-from strokect.recalibration import Cases, after, before, check_cases, fit_ensemble, fit_site, paired_figures
+from strokect.recalibration import Cases, after, before, check_cases, fit_ensemble, fit_site
+from strokect.recalibration_figures import paired_figures
 from strokect.release import OperatingPoint, load_release
 from strokect.release_writer import write_release
 

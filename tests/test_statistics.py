@@ -11,6 +11,7 @@ from sklearn.calibration import calibration_curve
 
 from strokect.edges import all_or_none, f2_of_shares, least_precision, wilson
 from strokect.errors import NotEstimableError
+from strokect.figures import summarise
 from strokect.statistics import (
     average_precision,
     bootstrap_weights,
@@ -22,7 +23,6 @@ from strokect.statistics import (
     log_loss,
     predictive_values,
     roc_auc,
-    summarise,
 )
 
 

@@ -29,7 +29,7 @@ def table() -> pd.DataFrame:
 
 
 def found(table: pd.DataFrame) -> dict[tuple[str, str], dict]:
-    return {(g["variable"], g["group"]): g for g in subgroups(table, resamples=100, seed=0)["groups"]}
+    return {(g["variable"], g["group"]): g for g in subgroups(table, verifiable=True, resamples=100, seed=0)["groups"]}
 
 
 def test_counts_and_figures_are_those_of_pandas(table: pd.DataFrame) -> None:
@@ -80,7 +80,7 @@ def test_one_value_is_no_subgroup_and_what_is_not_known_is_left_out(table: pd.Da
 
 
 def test_it_is_said_how_many_were_looked_at(table: pd.DataFrame) -> None:
-    result = subgroups(table, resamples=100, seed=0)
+    result = subgroups(table, verifiable=True, resamples=100, seed=0)
     names = ("roc_auc", "sensitivity", "specificity")
     assert result["looked_at"] == sum(g[name]["value"] is not None for g in result["groups"] for name in names) > 10
     assert "one in twenty" in result["note"] and str(MIN_PATIENTS) in result["note"]
