@@ -63,7 +63,9 @@ def summarise(
     shares = {"accuracy": (tp + tn, np.ones_like(y)), "sensitivity": (tp, y), "specificity": (tn, 1 - y)}
     found = {name: estimate_share(*of, counts, index) for name, of in shares.items()}
     fewer = patients_of_rarer(y, index)
-    f2 = estimate(lambda w: weighted_share(5 * tp, 5 * tp + 4 * fn + fp, w), counts, index, patients=fewer)
+    f2: dict[str, Any] = {"value": None, "ci95": None}
+    if y.any():
+        f2 = estimate(lambda w: weighted_share(5 * tp, 5 * tp + 4 * fn + fp, w), counts, index, patients=fewer)
     if f2["value"] in (0.0, 1.0) and fewer >= MIN_PATIENTS:
         end = 0 if f2["value"] == 1.0 else -1
         sensitivity, specificity = ((found[name]["ci95"] or [1.0])[end] for name in ("sensitivity", "specificity"))

@@ -107,7 +107,7 @@ def share(k: int, n: int) -> dict[str, Any]:
 
 def _compare(inside: Floats, patients: NDArray[np.str_], outside: Floats, resamples: int, seed: int) -> dict[str, Any]:
     """AUROC, and FPR at 95 % TPR: the share of outliers that a gate accepting 95 % of the slices would accept."""
-    if not len(outside):
+    if not len(outside) or not len(inside):
         return {name: {"value": None, "ci95": None} for name in ("auroc", "fpr_at_95_tpr")}
     labels = np.repeat([0, 1], [len(inside), len(outside)])
     units = np.concatenate([np.char.add("in ", patients), np.char.add("out ", np.arange(len(outside)).astype(str))])

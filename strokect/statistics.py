@@ -88,7 +88,9 @@ def weighted_share(numerator: NDArray[Any], denominator: NDArray[Any], weights: 
 
 
 def bootstrap_weights(patients: NDArray[Any], resamples: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Draw patients with replacement: counts (R, P) and the patient number (n,) of each item."""
+    """Draw patients with replacement: counts (R, P) and the patient number (n,) of each item. NotEstimableError on none."""
+    if not len(patients):
+        raise NotEstimableError("there is nothing to make a figure of: no slice, no patient")
     names, index = np.unique(patients, return_inverse=True)
     rng = np.random.default_rng(seed)
     return rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples), index
