@@ -161,3 +161,22 @@ def test_folders_revisions_and_the_workspace(tmp_path: Path, monkeypatch: pytest
     run("git", "commit", "-qm", "without")
     with pytest.raises(DataError, match=r"HEAD has no models/oof\.csv"):
         stage.main(["HEAD", "good"])
+
+
+def test_too_few_resamples_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        stage.main(["a", "b", "--resamples", "99"])
+    assert "--resamples is 99; it must be 100 or more" in capsys.readouterr().err
+
+
+def test_the_table_prints_a_difference_without_interval() -> None:
+    a, b = made_run("a", 1.0, 0), made_run("b", 2.0, 1)
+    one = a.slices["patient"].isin([a.slices.loc[a.slices["label"] == 1, "patient"].iloc[0]])
+    runs = []
+    for run in (a, b):
+        kept = run.slices[one | (run.slices["label"] == 0)]
+        whole = run.patients.assign(label=(run.patients["patient"] == a.slices.loc[one, "patient"].iloc[0]).astype(int))
+        runs.append(Run(run.name, kept, whole))
+    lines = stage.table(compare(*runs, resamples=100, seed=0)).splitlines()
+    (line,) = [line for line in lines if line.startswith("slice sensitivity")]
+    assert line.endswith("not estimable") and "[" not in line and line.split()[2:4] != []

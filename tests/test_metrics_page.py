@@ -10,7 +10,7 @@ from conftest import ROOT
 from strokect.abstention import DECISIONS
 from strokect.files import read_json
 
-OPTIONAL = {"variant", "guarantees[].reason"}  # of int8, of a student, and of runs that promise nothing
+OPTIONAL = {"variant", "guarantees[].reason", "LEVEL.before_calibration"}  # of int8, of a student, and of runs that promise nothing
 CLASSES = ("normal", "stroke")
 
 

@@ -28,7 +28,7 @@ from strokect.safety_fit import (
     uncertainties,
 )
 from strokect.safety_report import category, false_rejects, fpr_at_95_tpr, position_thirds, share
-from strokect.selective import choose_measure, compare_measures, risk_coverage
+from strokect.selective import aurc, choose_measure, compare_measures, risk_coverage
 from strokect.texture import DESCRIPTORS, GUARD, Texture
 
 
@@ -285,6 +285,18 @@ def test_risk_coverage_worked_example() -> None:
     assert risk_coverage(errors, np.zeros(4)).tolist() == [0.5] * 4  # no ranking: the error rate everywhere
 
 
+@pytest.mark.parametrize("levels", [5, 10_000])
+def test_the_weighted_aurc_is_that_of_slices_repeated_as_often(levels: int) -> None:
+    rng = np.random.default_rng(0)
+    errors, uncertainty = (rng.random(80) < 0.3).astype(int), rng.integers(0, levels, 80).astype(float)  # with and without ties
+    weights = rng.integers(0, 4, (6, 80)).astype(float)
+    for got, row in zip(aurc(errors, uncertainty, weights), weights.astype(int), strict=True):
+        assert got == pytest.approx(risk_coverage(np.repeat(errors, row), np.repeat(uncertainty, row)).mean())
+    patients = np.repeat([f"p{i}" for i in range(20)], 4)
+    entry = compare_measures({"m": uncertainty}, errors == 1, patients, resamples=100, seed=0)["measures"]["m"]
+    assert entry["aurc_ci95"][0] < entry["aurc"] < entry["aurc_ci95"][1]
+
+
 def test_the_series_share_is_never_below_a_half_and_never_everything() -> None:
     patients = np.repeat(["a", "b"], 10)
     assert series_share(np.zeros(20, bool), patients, 0.02) == 0.5
@@ -313,6 +325,8 @@ def test_false_rejects_by_class_and_position() -> None:
     rates = false_rejects(order == 0, labels, patients, order, resamples=100, seed=0)
     assert rates["all"]["value"] == pytest.approx(1 / 6) and rates["stroke"]["value"] == 0.0
     exact = pytest.approx(1 - 0.025**0.5)  # none of two patients
+    without_order = false_rejects(order == 0, labels, patients, None, resamples=100, seed=0)
+    assert set(without_order) == {"all", "normal", "stroke"}  # clusters that stand in for patients have no positions
     assert rates["lowest third"]["value"] == 0.5 and rates["highest third"] == {"n": 4, "value": 0.0, "ci95": [0.0, exact]}
 
 
