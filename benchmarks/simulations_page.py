@@ -77,21 +77,21 @@ def _of_patients(covered: dict[str, Any]) -> list[str]:
     ]
 
 
-def outside(covered: dict[str, Any]) -> list[str]:
-    """The figures whose reported interval covers less or more often than is asked."""
-    shares = {name: kinds["reported"] for name, kinds in covered["coverage"].items()}
-    return [name for name, share in shares.items() if not ASKED[0] <= share <= ASKED[1]]
+def outside(regimes: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """The figures whose reported interval covers less, and those that it covers more often than is asked, in any regime."""
+    shares = [(name, kinds["reported"]) for covered in regimes.values() for name, kinds in covered["coverage"].items()]
+    less, more = {name for name, share in shares if share < ASKED[0]}, {name for name, share in shares if share > ASKED[1]}
+    return sorted(less), sorted(more)
 
 
 def _verdict(regimes: dict[str, Any]) -> str:
     """Which reported intervals do not cover as asked, in words, and what is known of them."""
-    missed = sorted({name for covered in regimes.values() for name in outside(covered)})
-    said = ", ".join(name.replace("_", " ") for name in missed)
+    less, more = (", ".join(names).replace("_", " ") or "none" for names in outside(regimes))
     return (
-        f"Reported intervals that are so in one of the tables or more: {said or 'none'}. "
-        "A calibration error is never negative and larger in every sample than in truth, most of all where it is small: there "
-        "its interval is no proof, which is why no verdict is made of it against other data. Of single scores, log loss hangs on "
-        "a few confident errors. With 20 patients a share takes few values, and intervals err on the wide side."
+        f"Reported intervals that cover too rarely in one of the tables or more: {less}; that are wider than need be: {more}. "
+        "A calibration error is never negative and larger in every sample than in truth, most of all where it is small: there its "
+        "interval proves nothing, and no verdict is made of it against other data. With 20 patients a share takes few values, "
+        "and intervals err on the wide side."
     )
 
 
