@@ -90,8 +90,8 @@ def _verdict(regimes: dict[str, Any]) -> str:
     return (
         f"Reported intervals that cover too rarely in one of the tables or more: {less}; that are wider than need be: {more}. "
         "A calibration error is never negative and larger in every sample than in truth, most of all where it is small: there "
-        "its interval proves nothing, and no verdict is made of it against other data. With 20 patients a share takes few values, "
-        "and intervals err on the wide side."
+        "its interval proves nothing, and no verdict is made of it against other data. With 20 patients a share takes few "
+        "values, and intervals err on the wide side."
     )
 
 

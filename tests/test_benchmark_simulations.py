@@ -12,12 +12,11 @@ from benchmarks import promises, simulations
 from benchmarks.simulations_page import outside, render
 
 CLUSTERED = (simulations.cohort, simulations.SHIFT)
+CLUSTERED_SD = float(np.hypot(simulations.SLICE_SD, simulations.PATIENT_SD))
 SINGLE = (simulations.whole_patients, simulations.PATIENT_SHIFT)
 
 
-@pytest.mark.parametrize(
-    ("make", "shift", "sd"), [(*CLUSTERED, np.hypot(simulations.SLICE_SD, simulations.PATIENT_SD)), (*SINGLE, 1.0)]
-)
+@pytest.mark.parametrize(("make", "shift", "sd"), [(*CLUSTERED, CLUSTERED_SD), (*SINGLE, 1.0)])
 def test_the_truth_is_the_closed_form(
     make: Callable[..., simulations.Cohort], shift: float, sd: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
