@@ -46,7 +46,7 @@ search: setup ## hyperparameter search with the params as they stand (docs/searc
 	dvc repro -q split
 	@python -m strokect.search
 
-bench: setup ## the benchmarks, into metrics/bench/
+bench: setup ## the benchmarks, into metrics/bench/; those of the statistics last
 	python -m benchmarks.pipeline
 	python -m benchmarks.prepare
 	python -m benchmarks.audit
@@ -56,6 +56,7 @@ bench: setup ## the benchmarks, into metrics/bench/
 	python -m benchmarks.service
 	python -m benchmarks.bento_start
 	python -m benchmarks.train
+	python -m benchmarks.simulations
 
 readme: setup ## fill the marked blocks of README.md from the metrics
 	python -m docs.update_readme

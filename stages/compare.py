@@ -11,13 +11,14 @@ from typing import Any
 
 import pandas as pd
 
-from strokect.comparison import Run, compare
+from strokect.comparison import Run, compare, difference_text
 from strokect.errors import DataError, run_stage
 from strokect.files import write_json
 
 FILES = {"slices": "models/oof.csv", "patients": "models/oof_patients.csv"}
 TEXT = {"file": str, "patient": str}
 HERE = "workspace"
+MIN_RESAMPLES = 100  # as in params.yaml
 
 
 def read_run(name: str) -> Run:
@@ -57,8 +58,7 @@ def table(result: dict[str, Any]) -> str:
             if found["difference"] is None:
                 lines.append(f"{head}not estimable")
                 continue
-            low, high = found["ci95"]
-            difference = f"{found['difference']:+.4f} [{low:+.4f}, {high:+.4f}]"
+            difference = difference_text(found)
             lines.append(f"{head}{found['first']:8.4f}{found['second']:8.4f}   {difference:26} {found['verdict']}")
     level, name = result["primary"]
     lines += [
@@ -79,8 +79,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="also write the comparison as JSON")
     given = parser.parse_args(arguments)
-    if given.resamples < 1:
-        parser.error("--resamples must be at least 1")
+    if given.resamples < MIN_RESAMPLES:
+        parser.error(f"--resamples is {given.resamples}; it must be {MIN_RESAMPLES} or more: fewer give no usable interval")
     result = compare(read_run(given.first), read_run(given.second), resamples=given.resamples, seed=given.seed)
     print(f"first: {given.first}\nsecond: {given.second}\n{table(result)}")
     if given.out:

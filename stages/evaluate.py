@@ -11,13 +11,14 @@ from tqdm import tqdm
 
 from strokect.ablation import ablate_ensemble, ablate_out_of_fold
 from strokect.abstention import account
-from strokect.calibration import Calibrator
+from strokect.calibration import Calibrator, sigmoid
 from strokect.errors import run_stage
 from strokect.files import atomic_folder, read_json, sha256_file, write_json
 from strokect.judge import Judge, load_judge
 from strokect.manifest import Prepared, load_prepared
+from strokect.net_benefit import net_benefit_figures
 from strokect.openings import OPENINGS, opens_test, record_opening
-from strokect.operating_point import patient_scores, series_probability
+from strokect.operating_point import patient_scores, series_probability, uncalibrated_scores
 from strokect.out_of_fold import load_out_of_fold
 from strokect.params import EvaluateParams, load_params
 from strokect.plots import Scored, draw, plot_tables, risk_coverage_table, training_curves, training_table
@@ -55,16 +56,18 @@ def evaluate_test(
     order = prepared.manifest["slice"].to_numpy(np.int64)[rows]
     in_series = series_probability(point["patient"], probability, logits, patients, order)
     _, scores = patient_scores(in_series, patients, point["patient"]["top_k"])
-    slices = Judged(probability, probability, decision, judge.policy.threshold)
+    raw = sigmoid(logits).mean(axis=1)
+    slices = Judged(probability, probability, decision, judge.policy.threshold, raw)
     at = point["patient"]["threshold"]
-    whole = Judged(scores, scores, (scores >= at).astype(np.int64), at)
+    whole = Judged(scores, scores, (scores >= at).astype(np.int64), at, uncalibrated_scores(point["patient"], raw, patients))
     described: dict[str, Any] = {"cohort": prepared.cohort, "sidecar": judge.engine.models[0].sidecar, "audit": audit}
     bootstrap = {"resamples": params.resamples, "seed": params.seed}
     described |= {"prevalence": params.prevalence, **bootstrap}
     metrics = report("test", labels, patients, slices, whole, **described)
     metrics["policy"] = account(labels, np.array(answers), patients, **bootstrap)
     judged = prepared.manifest.iloc[rows].assign(ranking=probability, decision=decision)
-    metrics["subgroups"] = subgroups(judged, **bootstrap)
+    metrics["subgroups"] = subgroups(judged, verifiable=prepared.cohort["patient_level_verifiable"], **bootstrap)
+    metrics["net_benefit"] = net_benefit_figures(labels, probability, patients, **bootstrap)
     metrics["ablation"] = ablate_ensemble(labels, patients, each, **bootstrap)
     return metrics, Scored("test", labels, probability, probability, decision)
 

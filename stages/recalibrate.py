@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from strokect.comparison import difference_text
 from strokect.errors import DataError, NotEstimableError, run_stage
 from strokect.guarantee import no_promise
 from strokect.operating_point import patient_labels
@@ -22,10 +23,9 @@ from strokect.recalibration import (
     before,
     check_cases,
     fit_site,
-    paired_figures,
     refer_limit,
-    threshold_intervals,
 )
+from strokect.recalibration_figures import paired_figures, threshold_intervals
 from strokect.release import Release, load_release
 from strokect.site_release import read_cases, write_site_release
 from strokect.thresholds import parse_goal
@@ -115,8 +115,10 @@ def print_figures(figures: dict[str, Any], release: Release) -> None:
     print(f"{'':28}{'before':>8}{'after':>8}   {'after − before':26}")
     for level in ("slice", "patient"):
         for name, f in figures[level].items():
-            change = f"{f['difference']:+.4f} [{f['ci95'][0]:+.4f}, {f['ci95'][1]:+.4f}]"
-            print(f"{level + ' ' + name:28}{f['before']:8.4f}{f['after']:8.4f}   {change:26} {f['verdict']}")
+            if f["difference"] is None:
+                print(f"{level + ' ' + name:28}not estimable")
+                continue
+            print(f"{level + ' ' + name:28}{f['before']:8.4f}{f['after']:8.4f}   {difference_text(f):26} {f['verdict']}")
     old = {"slice": release.operating_point.slice_threshold, "patient": release.operating_point.patient["threshold"]}
     for level, t in ((level, figures["thresholds"][level]) for level in old):
         print(f"{level} threshold {old[level]:.4f} → {t['value']:.4f} [{t['ci95'][0]:.4f}, {t['ci95'][1]:.4f}]")

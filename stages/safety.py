@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,17 @@ from strokect.engine import available_cores
 from strokect.errors import DataError, run_stage
 from strokect.files import atomic_folder, read_json, sha256_file, write_json
 from strokect.gate import save_gate
-from strokect.gate_fit import choose_gate, dropout_spread, fit_gates, held_out_scores, shipped_gates
+from strokect.gate_fit import choose_gate, dropout_logits, fit_gates, held_out_scores, shipped_gates
 from strokect.hounsfield import BRAIN_ONLY, Windows
 from strokect.judge import load_judge, model_hashes
 from strokect.manifest import load_prepared
+from strokect.out_of_fold import SliceRule, slice_rule
 from strokect.outliers import evaluation_outliers, phantom_pictures
 from strokect.params import SafetyParams, load_params
 from strokect.pixel_checks import measure
 from strokect.pointing_game import play_out_of_fold
 from strokect.policy import Policy
+from strokect.safety_cross_fit import held_out_uncertainties, hold_out
 from strokect.safety_report import safety_metrics, summary_table
 from strokect.selective import choose_measure, compare_measures
 from strokect.shift_reference import head_levels
@@ -79,7 +82,7 @@ def make_policy(
     texture: Texture,
     gate: str,
     measure_name: str,
-    threshold: float,
+    rule: SliceRule,
     hashes: dict[str, dict[str, str]],
     p: SafetyParams,
 ) -> Policy:
@@ -87,10 +90,10 @@ def make_policy(
     limits = safety_fit.fit_gate(scored, p.max_false_reject)
     rejected = limits.rejects(scored)
     refer = safety_fit.ReferGoal(p.refer_rate, p.refer_error_rate)
-    uncertainty = safety_fit.uncertainties(scored, threshold)[measure_name]
+    uncertainty = safety_fit.uncertainties(scored, rule, scored.probability)[measure_name]
     policy = Policy(
         models=tuple(hashes),
-        threshold=threshold,
+        threshold=rule.threshold,
         limits=limits.pixels,
         texture=texture,
         texture_limit=limits.texture,
@@ -112,7 +115,8 @@ def main() -> None:
     params, prepared = load_params(), load_prepared()
     p, split, point = params.safety, read_split(SPLIT, prepared.manifest), read_json(POINT)
     oof = pd.read_csv("models/oof.csv", dtype={"file": str, "patient": str})  # in order of the manifest
-    calibrator, threshold, folds = Calibrator.from_json(point["calibration"]), float(point["slice"]["threshold"]), point["folds"]
+    rule = SliceRule(Calibrator.from_json(point["calibration"]), float(point["slice"]["threshold"]))
+    folds, verifiable = point["folds"], bool(prepared.cohort["patient_level_verifiable"])
     folders = dict(zip(point["exports"], shipped_folders(point), strict=True))
 
     gates = fit_gates(prepared, split, folds, p)
@@ -127,34 +131,37 @@ def main() -> None:
         raw_gate=raw_gate,
         fold=fold,
         gate=safety_fit.on_common_scale(raw_gate, fold, np.ones(len(fold), bool)),
+        logits=oof["logit"].to_numpy(np.float64),
+        sampled=dropout_logits(folds, prepared.manifest["sha256"].to_numpy(str), p.mc_samples),
         probability=oof["probability"].to_numpy(np.float64),
         decision=oof["decision"].to_numpy(np.int64),
-        mc_std=dropout_spread(folds, prepared.manifest["sha256"].to_numpy(str), calibrator, p.mc_samples),
         labels=oof["label"].to_numpy(np.int64),
         patients=oof["patient"].to_numpy(np.str_),
     )
-    measures = safety_fit.uncertainties(scored, threshold)
-    comparison = compare_measures(measures, scored.wrong, scored.patients, resamples=p.resamples, seed=p.seed)
+    held = hold_out(scored, partial(slice_rule, params=params.tune_threshold), p.seed)
+    measures, wrong = held_out_uncertainties(scored, held)
+    comparison = compare_measures(measures, wrong, scored.patients, resamples=p.resamples, seed=p.seed)
     with atomic_folder(SAFETY) as folder:
         (folder / "gates").mkdir()
         for name, fitted in shipped_gates(folders, gates, gate, prepared, split).items():
             save_gate(folder / "gates" / f"{name}.npz", fitted)
         hashes = {name: model_hashes(path, folder / "gates" / f"{name}.npz") for name, path in folders.items()}
-        policy = make_policy(scored, texture, gate, choose_measure(comparison), threshold, hashes, p)
+        policy = make_policy(scored, texture, gate, choose_measure(comparison), rule, hashes, p)
         write_json(folder / "policy.json", policy.to_json())
 
-    judge = load_judge(folders, point["views"], calibrator, SAFETY, POINT)
+    judge = load_judge(folders, point["views"], rule.calibrator, SAFETY, POINT)
     metrics: dict[str, Any] = {
         "source": prepared.cohort["source"],
         "target": prepared.cohort["target"],
-        "patient_level_verifiable": prepared.cohort["patient_level_verifiable"],
+        "patient_level_verifiable": verifiable,
         "policy": policy.to_json(),
         "feature_gate_choice": proxies,
         "uncertainty": comparison,
         **safety_metrics(
             scored,
+            held,
             heads,
-            prepared.manifest["slice"].to_numpy(np.int64)[development_rows(split)],
+            prepared.manifest["slice"].to_numpy(np.int64)[development_rows(split)] if verifiable else None,
             policy,
             judge,
             outlier_pictures(p, prepared.cohort["synthetic"], pictures, judge.windows),

@@ -10,6 +10,7 @@ from strokect.errors import NotEstimableError, run_stage
 from strokect.files import atomic_path, sha256_file, write_json
 from strokect.guarantee import guarantees, no_promise
 from strokect.manifest import load_prepared
+from strokect.net_benefit import net_benefit_figures
 from strokect.operating_point import patient_labels
 from strokect.out_of_fold import load_out_of_fold, operating_point_json, tune
 from strokect.params import load_params
@@ -70,7 +71,8 @@ def main() -> None:
     described |= {"prevalence": params.evaluate.prevalence, **bootstrap}
     metrics = report("oof", oof.labels, oof.patients, tuned.slices, tuned.whole, **described) | variant
     judged = prepared.manifest.iloc[oof.rows].assign(ranking=tuned.slices.ranking, decision=tuned.slices.decision)
-    metrics["subgroups"] = subgroups(judged, **bootstrap)
+    metrics["subgroups"] = subgroups(judged, verifiable=prepared.cohort["patient_level_verifiable"], **bootstrap)
+    metrics["net_benefit"] = net_benefit_figures(oof.labels, tuned.slices.probability, oof.patients, **bootstrap)
     metrics["guarantees"] = guarantees(tuned.patient_scores, patient_labels(oof.labels, oof.patients), impossible)
     write_json("metrics/oof.json", metrics)
     print(

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strokect.calibration import sigmoid
-from strokect.statistics import CHUNK
+from strokect.edges import MIN_PATIENTS
+from strokect.statistics import patients_of_rarer, resampled
 from strokect.uncertainty import EDGE
 
 Floats = NDArray[np.float64]
@@ -66,17 +67,17 @@ def _newton(labels: NDArray[np.int64], design: Floats, offset: Floats, weights: 
 
 
 def estimate_where_defined(
-    metric: Callable[[Floats], Floats], counts: NDArray[np.int64], index: NDArray[np.int64]
+    metric: Callable[[Floats], Floats], counts: NDArray[np.int64], index: NDArray[np.int64], patients: int
 ) -> dict[str, Any]:
-    """`statistics.estimate`, but without an interval where more than UNDEFINED of the resamples have no value.
+    """`statistics.estimate` with percentiles, and without an interval where more than UNDEFINED of the resamples have no value.
 
     Separated classes, say: an interval of the resamples that happen to have a slope would be far too narrow.
     """
     value = float(metric(np.ones((1, len(index))))[0])
     if not np.isfinite(value):
         return {"value": None, "ci95": None}
-    drawn = np.concatenate([metric(counts[i : i + CHUNK, index].astype(float)) for i in range(0, len(counts), CHUNK)])
-    if np.isnan(drawn).mean() > UNDEFINED:
+    drawn = resampled(metric, counts, index)
+    if patients < MIN_PATIENTS or np.isnan(drawn).mean() > UNDEFINED:
         return {"value": value, "ci95": None}
     return {"value": value, "ci95": [float(x) for x in np.nanpercentile(drawn, [2.5, 97.5])]}
 
@@ -85,8 +86,8 @@ def calibration_figures(
     labels: NDArray[np.int64], probability: Floats, counts: NDArray[np.int64], index: NDArray[np.int64]
 ) -> dict[str, Any]:
     """`in_the_large` and `slope` of probabilities (n,), each with its patient-clustered interval."""
-    logit = logit_of(probability)
+    logit, fewer = logit_of(probability), patients_of_rarer(labels, index)
     return {
-        "in_the_large": estimate_where_defined(lambda w: in_the_large(labels, logit, w), counts, index),
-        "slope": estimate_where_defined(lambda w: slope(labels, logit, w), counts, index),
+        "in_the_large": estimate_where_defined(lambda w: in_the_large(labels, logit, w), counts, index, fewer),
+        "slope": estimate_where_defined(lambda w: slope(labels, logit, w), counts, index, fewer),
     }

@@ -8,13 +8,24 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from strokect.edges import MIN_PATIENTS, interval
 from strokect.errors import DataError, NotEstimableError
-from strokect.statistics import CHUNK, average_precision, bootstrap_weights, brier, log_loss, roc_auc, weighted_share
+from strokect.statistics import (
+    average_precision,
+    bootstrap_weights,
+    brier,
+    log_loss,
+    patients_of_rarer,
+    resampled,
+    roc_auc,
+    weighted_share,
+)
 
 Floats = NDArray[np.float64]
 Metric = Callable[[pd.DataFrame, Floats], Floats]  # a run's table and weights (R, n) → (R,)
 PRIMARY = ("slice", "log_loss")  # by which this project chooses between models; every other figure is a second look
 LOWER_IS_BETTER = ("log_loss", "brier")
+CANNOT_TELL, NOT_ESTIMABLE = "cannot tell", "not estimable"
 COLUMNS = ("patient", "label", "probability", "ranking", "decision")
 
 
@@ -49,17 +60,27 @@ def compare(first: Run, second: Run, *, resamples: int, seed: int) -> dict[str, 
         "compared": 2 * len(_METRICS),
         "primary": list(PRIMARY),
         "verdict": result[PRIMARY[0]][PRIMARY[1]]["verdict"],
-        "interval": f"95 % percentile interval of the paired difference over {resamples} bootstrap resamples of patients",
+        "interval": f"95 % interval of the paired difference by Student's t, from {resamples} bootstrap resamples of patients",
     }
     return result
 
 
-def verdict(name: str, interval: list[float] | None) -> str:
-    """`first better`, `second better`, or `cannot tell` where the interval of second − first holds 0 or does not exist."""
-    if interval is None or interval[0] <= 0 <= interval[1]:
-        return "cannot tell"
-    second_is_better = (interval[1] < 0) == (name in LOWER_IS_BETTER)
+def verdict(name: str, ci95: list[float] | None) -> str:
+    """`first better`, `second better`, `cannot tell` where the interval of second − first holds 0, or `not estimable`."""
+    if ci95 is None:
+        return NOT_ESTIMABLE
+    if ci95[0] <= 0 <= ci95[1]:
+        return CANNOT_TELL
+    second_is_better = (ci95[1] < 0) == (name in LOWER_IS_BETTER)
     return "second better" if second_is_better else "first better"
+
+
+def difference_text(found: dict[str, Any], digits: int = 4) -> str:
+    """A difference with its sign and interval; the interval is missing where it is not estimable."""
+    if found["ci95"] is None:
+        return f"{found['difference']:+.{digits}f}"
+    low, high = found["ci95"]
+    return f"{found['difference']:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
 
 
 def _ranked(metric: Callable[[NDArray[np.int64], Floats, Floats], Floats], column: str) -> Metric:
@@ -95,7 +116,8 @@ def paired_difference(
     """The figure `name` of two sides on the same rows: {"first", "second", "difference", "ci95", "verdict"}.
 
     A side of several tables is their mean figure. Tables have the columns `label`, `probability`, `ranking`, `decision` that the
-    figure needs; `counts` (R, P) and `index` (n,) are those of `bootstrap_weights`.
+    figure needs; `counts` (R, P) and `index` (n,) are those of `bootstrap_weights`. There is no interval with fewer than two
+    patients of a class that the figure needs.
     """
     metric = _METRICS[name]
 
@@ -104,19 +126,29 @@ def paired_difference(
 
     values = [float(figure[0]) for figure in figures(np.ones((1, len(index))))]
     if not np.isfinite(values).all():
-        return {"first": None, "second": None, "difference": None, "ci95": None, "verdict": "not estimable"}
-    drawn = []
-    for start in range(0, len(counts), CHUNK):
-        one, other = figures(counts[start : start + CHUNK, index].astype(float))
-        drawn.append(other - one)
-    interval = [float(x) for x in np.nanpercentile(np.concatenate(drawn), [2.5, 97.5])]
-    return {
-        "first": values[0],
-        "second": values[1],
-        "difference": values[1] - values[0],
-        "ci95": interval,
-        "verdict": verdict(name, interval),
-    }
+        return {"first": None, "second": None, "difference": None, "ci95": None, "verdict": NOT_ESTIMABLE}
+
+    def change(weights: Floats) -> Floats:
+        one, other = figures(weights)
+        return other - one
+
+    labels, difference = first[0]["label"].to_numpy(np.int64), values[1] - values[0]
+    patients = patients_behind(name, labels, index)
+    drawn = resampled(change, counts, index)
+    ci95 = interval(difference, drawn, patients, "linear")
+    said = CANNOT_TELL if never_differ(drawn, patients) else verdict(name, ci95)
+    return {"first": values[0], "second": values[1], "difference": difference, "ci95": ci95, "verdict": said}
+
+
+def never_differ(drawn: Floats, patients: int) -> bool:
+    """Whether two sides are the same in every resample: there is no interval then, and no difference to be seen either."""
+    return patients >= MIN_PATIENTS and not np.nan_to_num(drawn).any()
+
+
+def patients_behind(name: str, labels: NDArray[np.int64], index: NDArray[np.int64]) -> int:
+    """How many patients the figure `name` rests on: those with an item of its class, or of the class that fewer have."""
+    label = {"sensitivity": 1, "specificity": 0}.get(name)
+    return patients_of_rarer(labels, index) if label is None else len(np.unique(index[labels == label]))
 
 
 def _aligned(first: Run, second: Run, table: str, key: str) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -1,11 +1,46 @@
-"""Intervals where a bootstrap's is wrong: of figures that are 0 or 1, and Wilson's beside the others.
+"""From resampled figures to a 95 % interval, and the intervals of figures that are 0 or 1, which every resample gives again.
 
-Every resample gives a figure of 0 or 1 again, so a percentile interval would call six hits of six certain.
+Percentiles of resamples cover too rarely where a figure is near 1 and patients are few. What these cover instead is simulated:
+docs/results/statistics.md.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t
+
+Scale = Literal["share", "positive", "linear", "reflected"]
+MIN_PATIENTS = 2  # that a figure rests on: one patient says nothing about how patients differ
+METHOD = (
+    "95 % interval: Student's t with the standard error of {resamples} bootstrap resamples of patients, on the logit scale (log "
+    "loss: log scale); ECE: reflected percentiles; exact where a share is 0 or 1"
+)
+
+
+def interval(value: float, drawn: NDArray[np.float64], patients: int, scale: Scale) -> list[float] | None:
+    """The interval of a figure whose resamples are `drawn` (R,), NaN where undefined; None where it is not estimable.
+
+    `patients` are those the figure rests on, of the class that has fewer: Student's t has one degree of freedom less. A `share`
+    lies between 0 and 1 (logit), a `positive` figure above 0 (log), a `linear` one anywhere. `reflected` is for a figure that
+    every resample makes larger, as an ECE: what resampling adds is taken off (the basic bootstrap; Davison & Hinkley 1997, 5.2).
+    Fewer than MIN_PATIENTS, or resamples that all agree, leave no interval.
+    """
+    if patients < MIN_PATIENTS or np.isfinite(drawn).sum() < 2 or not np.nanstd(drawn) > 1e-12:
+        return None
+    if scale == "reflected":
+        low, high = np.nanpercentile(drawn, [2.5, 97.5])
+        return [max(0.0, float(2 * value - high)), max(value, float(2 * value - low))]
+    half = float(t.ppf(0.975, patients - 1) * np.nanstd(drawn, ddof=1))
+    if scale == "linear":
+        return [value - half, value + half]
+    if value <= 0 or (scale == "share" and value >= 1):
+        return None
+    if scale == "positive":
+        factor = float(np.exp(half / value))
+        return [value / factor, value * factor]
+    odds, factor = value / (1 - value), float(np.exp(min(half / (value * (1 - value)), 700.0)))
+    return [odds / factor / (1 + odds / factor), 1 / (1 + 1 / (odds * factor))]
 
 
 def all_or_none(all_of_them: bool, trials: int) -> tuple[float, float]:
@@ -15,10 +50,10 @@ def all_or_none(all_of_them: bool, trials: int) -> tuple[float, float]:
 
 
 def widened_at_the_edge(found: dict[str, Any], trials: int) -> dict[str, Any]:
-    """A figure of 0 or 1, whose percentile interval has no width, with the exact interval after `trials` of one outcome."""
+    """A figure of 0 or 1, as every resample has it, with the exact interval after `trials` of one outcome; None if too few."""
     if found["value"] not in (0.0, 1.0):
         return found
-    return found | {"ci95": list(all_or_none(found["value"] == 1.0, trials)) if trials else None}
+    return found | {"ci95": list(all_or_none(found["value"] == 1.0, trials)) if trials >= MIN_PATIENTS else None}
 
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:

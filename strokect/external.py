@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from strokect.abstention import account
+from strokect.calibration import sigmoid
 from strokect.engine import available_cores
 from strokect.errors import DataError, ImageError, NoResultError, NotEstimableError
 from strokect.files import sha256_file
 from strokect.journal import Journal
 from strokect.judge import Judge
-from strokect.operating_point import patient_scores, series_probability
+from strokect.operating_point import patient_scores, series_probability, uncalibrated_scores
 from strokect.pixel_checks import measure
 from strokect.policy import Policy
 from strokect.release import Release
@@ -201,8 +202,9 @@ def evaluate_external(
     )
     _, whole = patient_scores(in_series, patients, int(point["top_k"]))
     threshold, at = release.policy.threshold, float(point["threshold"])
-    slices = Judged(probability, probability, (probability >= threshold).astype(np.int64), threshold)
-    of_patients = Judged(whole, whole, (whole >= at).astype(np.int64), at)
+    raw = sigmoid(scores[names].to_numpy(float)).mean(axis=1)
+    slices = Judged(probability, probability, (probability >= threshold).astype(np.int64), threshold, raw)
+    of_patients = Judged(whole, whole, (whole >= at).astype(np.int64), at, uncalibrated_scores(point, raw, patients))
     bootstrap: dict[str, Any] = {"resamples": resamples, "seed": seed}
     described: dict[str, Any] = {"cohort": cohort, "sidecar": release.sidecar, "audit": {"allowed": release.audit["allowed"]}}
     metrics = report("external", labels, patients, slices, of_patients, prevalence=prevalence, **described, **bootstrap)
@@ -212,7 +214,7 @@ def evaluate_external(
     judged = External(labels, patients, probability, decision, flags, seen.pixels, seen.heads)
     metrics["shift"] = shift_report(judged, metrics, release.metrics, release.safety, **bootstrap)
     if metrics["n_patients"] < FEW_PATIENTS:
-        metrics["notes"].append(f"{metrics['n_patients']} patients: percentile intervals of so few are too narrow.")
+        metrics["notes"].append(f"{metrics['n_patients']} patients: intervals of so few are wide and rough.")
     return metrics
 
 

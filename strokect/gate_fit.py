@@ -10,7 +10,6 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from strokect.calibration import Calibrator
 from strokect.engine import FoldModel, FoldScores, score_slices
 from strokect.feature_gate import SCORES, Statistics, fit_statistics, score_by
 from strokect.gate import Gate, Standard
@@ -20,7 +19,7 @@ from strokect.params import SafetyParams
 from strokect.proxies import choose_score, proxy_outliers
 from strokect.shipping import EXPORTS
 from strokect.splits import development_rows, training_rows
-from strokect.uncertainty import dropout_masks, mc_std, sample_logits
+from strokect.uncertainty import dropout_masks, sample_logits
 
 Floats = NDArray[np.float64]
 
@@ -105,12 +104,13 @@ def held_out_scores(gates: Mapping[int, FoldGate], score: str) -> tuple[Floats, 
     return raw[order], fold[order]
 
 
-def dropout_spread(folds: Sequence[int], sha256: NDArray[np.str_], calibrator: Calibrator, samples: int) -> Floats:
-    """Standard deviation under Monte Carlo dropout of each development slice by its own fold, in order of the manifest (n,).
+def dropout_logits(folds: Sequence[int], sha256: NDArray[np.str_], samples: int) -> Floats:
+    """Logits under Monte Carlo dropout of each development slice by its own fold, mean over the views: (n, samples).
 
-    `sha256` (N,) are those of the manifest: the masks are the ones the service would draw for the same bytes.
+    In order of the manifest. `sha256` (N,) are those of the manifest: the masks are the ones the service would draw for the same
+    bytes.
     """
-    rows, spread = [], []
+    rows, logits = [], []
     for number, fold in enumerate(folds):
         model = FoldModel(EXPORTS / str(fold))
         held_out, seen = read_oof(fold)
@@ -118,8 +118,8 @@ def dropout_spread(folds: Sequence[int], sha256: NDArray[np.str_], calibrator: C
             masks = dropout_masks(sha256[row], number, len(features), samples, features.shape[1], model.dropout)
             sampled = sample_logits(features, model.weight, float(model.bias), model.dropout, masks)
             rows.append(row)
-            spread.append(mc_std(sampled, calibrator))
-    return np.array(spread)[np.argsort(rows)]
+            logits.append(sampled.astype(np.float64).mean(axis=0))
+    return np.array(logits)[np.argsort(rows)]
 
 
 def shipped_gates(

@@ -32,6 +32,11 @@ def patient_scores(probability: Floats, patients: NDArray[np.str_], top_k: int) 
     return names, scores
 
 
+def uncalibrated_scores(rule: Mapping[str, Any], raw: Floats, patients: NDArray[np.str_]) -> Floats | None:
+    """(P,) patient scores of slice probabilities before calibration (n,); None where a fitted sequence head makes the scores."""
+    return None if rule["sequence"] else patient_scores(raw, patients, int(rule["top_k"]))[1]
+
+
 def patient_labels(labels: NDArray[np.int64], patients: NDArray[np.str_]) -> NDArray[np.int64]:
     """1 for each patient (sorted by id) with a positive slice."""
     names, index = np.unique(patients, return_inverse=True)

@@ -42,6 +42,14 @@ class OutOfFold:
 
 
 @dataclass(frozen=True)
+class SliceRule:
+    """How a slice is decided: "stroke" where its calibrated probability is at least the threshold."""
+
+    calibrator: Calibrator
+    threshold: float
+
+
+@dataclass(frozen=True)
 class Tuned:
     """The operating point, and what it does to patients that had no part in choosing it (cross-fitted)."""
 
@@ -103,10 +111,9 @@ def tune(oof: OutOfFold, params: TuneThresholdParams) -> Tuned:
     in_series, around = np.empty(len(labels)), context(logits, patients, oof.order)
     for group in np.unique(groups):
         own, rest = groups == group, groups != group
-        method, _ = _calibration(logits[rest], labels[rest], patients[rest], params)
-        calibrator = fit_calibrator(method, logits[rest], labels[rest])
-        seen, probability[own] = calibrator(logits[rest]), calibrator(logits[own])
-        decision[own] = probability[own] >= choose_threshold(seen, labels[rest], goal.of_slices())
+        rule = slice_rule(logits[rest], labels[rest], patients[rest], params)
+        seen, probability[own] = rule.calibrator(logits[rest]), rule.calibrator(logits[own])
+        decision[own] = probability[own] >= rule.threshold
         head = _sequence_head(around[rest], labels[rest], params)
         in_series[own] = head(around[own]) if head else probability[own]
         held, scores = patient_scores(in_series[own], patients[own], params.patient_top_k)
@@ -126,8 +133,8 @@ def tune(oof: OutOfFold, params: TuneThresholdParams) -> Tuned:
     return Tuned(
         calibrator,
         losses,
-        slices=Judged(probability, raw, decision, thresholds[0]),
-        whole=Judged(patient_probability, raw_scores, patient_decision, thresholds[1]),
+        slices=Judged(probability, raw, decision, thresholds[0], raw),
+        whole=Judged(patient_probability, raw_scores, patient_decision, thresholds[1], None if head else raw_scores),
         sequence=head,
         patient_scores=scores,
         in_series=in_series,
@@ -139,6 +146,13 @@ def tune(oof: OutOfFold, params: TuneThresholdParams) -> Tuned:
 
 def _sequence_head(around: Floats, labels: NDArray[np.int64], params: TuneThresholdParams) -> SequenceHead | None:
     return fit_sequence_head(around, labels) if params.patient_rule == "sequence" else None
+
+
+def slice_rule(logits: Floats, labels: NDArray[np.int64], patients: NDArray[np.str_], params: TuneThresholdParams) -> SliceRule:
+    """Calibration and slice threshold for the goal, fitted on these slices (n,) and no other; the choice of the method, too."""
+    method, _ = _calibration(logits, labels, patients, params)
+    calibrator = fit_calibrator(method, logits, labels)
+    return SliceRule(calibrator, choose_threshold(calibrator(logits), labels, parse_goal(params.goal).of_slices()))
 
 
 def _calibration(

@@ -20,7 +20,6 @@ from strokect.operating_point import patient_labels, patient_scores, series_prob
 from strokect.policy import Policy
 from strokect.release import OperatingPoint
 from strokect.safety_fit import limit_above
-from strokect.statistics import CHUNK, bootstrap_weights, brier, ece, weighted_share
 from strokect.thresholds import choose_threshold, parse_goal
 from strokect.uncertainty import MEASURES
 
@@ -29,8 +28,6 @@ KEEP = "keep"  # the release's own calibration
 METHODS = (KEEP, "temperature", "affine", "isotonic")
 # Ten patients of the rarer class for each number that is fitted (Peduzzi et al. 1996): affine has two.
 MIN_PATIENTS = 20
-HIGHER_IS_BETTER = ("sensitivity", "specificity")
-THRESHOLD_RESAMPLES = 200  # each fits the calibration and both thresholds again
 
 
 @dataclass(frozen=True)
@@ -189,62 +186,3 @@ def _answer(cases: Cases, point: OperatingPoint, by: Fitted) -> Answers:
     scores, _ = whole_patients(cases, point, by.calibrator)
     decision = (probability >= by.threshold).astype(np.int64)
     return Answers(probability, decision, scores, (scores >= by.patient_threshold).astype(np.int64))
-
-
-def paired_figures(cases: Cases, old: Answers, new: Answers, *, resamples: int, seed: int) -> dict[str, Any]:
-    """Figures before and after (cross-fitted) on accepted slices and on patients, and their paired difference with interval."""
-    kept, truth, names = cases.accepted, patient_labels(cases.labels, cases.patients), np.unique(cases.patients)
-    levels = {
-        "slice": (cases.labels[kept], cases.patients[kept], [(a.probability[kept], a.decision[kept]) for a in (old, new)]),
-        "patient": (truth, names, [(a.patient_probability, a.patient_decision) for a in (old, new)]),
-    }
-    report: dict[str, Any] = {}
-    for level, (labels, patients, answers) in levels.items():
-        counts, index = bootstrap_weights(patients, resamples, seed)
-        report[level] = {}
-        for name in (*HIGHER_IS_BETTER, "log_loss", "brier", "ece"):
-            one, two = (_figure(name, labels, *answer) for answer in answers)
-            values = [float(figure(np.ones((1, len(labels))))[0]) for figure in (one, two)]
-            weights = (counts[i : i + CHUNK, index].astype(float) for i in range(0, resamples, CHUNK))
-            drawn = np.concatenate([two(w) - one(w) for w in weights])
-            entry = {"before": values[0], "after": values[1], "difference": values[1] - values[0]}
-            low, high = (float(x) for x in np.nanpercentile(drawn, [2.5, 97.5]))
-            report[level][name] = entry | {"ci95": [low, high], "verdict": _verdict(name, low, high)}
-    return report
-
-
-def _verdict(name: str, low: float, high: float) -> str:
-    if low <= 0 <= high:
-        return "cannot tell"
-    return "better" if (low > 0) == (name in HIGHER_IS_BETTER) else "worse"
-
-
-def _figure(name: str, labels: NDArray[np.int64], probability: Floats, decision: NDArray[np.int64]) -> Any:
-    if name in HIGHER_IS_BETTER:
-        own = labels == (name == "sensitivity")
-        return lambda w: weighted_share(own & (decision == labels), own, w)
-    if name == "log_loss":
-        p = np.clip(probability, 1e-7, 1 - 1e-7)
-        losses = -np.where(labels == 1, np.log(p), np.log1p(-p))
-        return lambda w: w @ losses / w.sum(1)
-    return lambda w: (brier if name == "brier" else ece)(labels, probability, w)
-
-
-def threshold_intervals(cases: Cases, point: OperatingPoint, goals: tuple[str, str], fitted: Fitted, seed: int) -> dict[str, Any]:
-    """95 % percentile intervals of both thresholds: the chosen method and they are fitted again on resampled patients."""
-    names, index = np.unique(cases.patients, return_inverse=True)
-    rows = [np.flatnonzero(index == i) for i in range(len(names))]
-    rng, found = np.random.default_rng(seed), []
-    for _ in range(THRESHOLD_RESAMPLES):
-        drawn = rng.integers(len(names), size=len(names))
-        chosen = cases.take(np.concatenate([rows[i] for i in drawn]))
-        # A patient drawn twice is two patients.
-        copies = np.concatenate([np.full(len(rows[i]), f"{number}") for number, i in enumerate(drawn)])
-        again = fit_site(replace(chosen, patients=copies), point, goals, seed, fitted.method, judging=True)
-        found.append((again.threshold, again.patient_threshold))
-    low, high = np.percentile(found, [2.5, 97.5], axis=0)
-    return {
-        "slice": {"value": fitted.threshold, "ci95": [float(low[0]), float(high[0])]},
-        "patient": {"value": fitted.patient_threshold, "ci95": [float(low[1]), float(high[1])]},
-        "resamples": THRESHOLD_RESAMPLES,
-    }

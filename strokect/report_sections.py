@@ -121,7 +121,7 @@ def _abstaining(metrics: dict[str, Any], safety: dict[str, Any]) -> Section:
         [
             name.replace("_", " "),
             figure_text(entry["error_detection_auroc"]),
-            f"{entry['aurc']:.3f}",
+            figure_text({"value": entry["aurc"], "ci95": entry.get("aurc_ci95")}),
             *(f"{entry['error_rate_at_coverage'][share]:.3f}" for share in ("1", "0.9", "0.7")),
         ]
         for name, entry in comparison["measures"].items()
@@ -175,7 +175,7 @@ def _of_groups(groups: list[dict[str, Any]], caption: str) -> dict[str, Any]:
             f"{group['n_slices']} ({group['n_positive_slices']})",
             f"{group['n_patients']} ({group['n_positive_patients']})",
             *(figure_text(group[name]) for name in ("roc_auc", "sensitivity", "specificity")),
-            "says little" if group["says_little"] else "",
+            "few patients" if group.get("few_patients") else "says little" if group["says_little"] else "",
         ]
         for group in groups
     ]

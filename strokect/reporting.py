@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from strokect.edges import METHOD
+from strokect.figures import summarise
 from strokect.files import read_json
 from strokect.manifest import NOT_VERIFIABLE
 from strokect.operating_point import patient_labels
-from strokect.statistics import summarise
 
 Floats = NDArray[np.float64]
 FIGURES = ("roc_auc", "average_precision", "accuracy", "sensitivity", "specificity", "f2", "ece", "brier", "log_loss")
@@ -25,6 +26,7 @@ class Judged:
     ranking: Floats  # (n,) what ROC AUC orders by: cross-fitted probabilities of different calibrators do not share a scale
     decision: NDArray[np.int64]  # (n,)
     threshold: float  # the one that ships
+    uncalibrated: Floats | None = None  # (n,) probability before calibration; None where there is no such thing
 
 
 def read_audit(metrics: Path = Path("metrics")) -> dict[str, Any]:
@@ -57,7 +59,8 @@ def report(
 
     def level(judged: Judged, y: NDArray[np.int64], who: NDArray[np.str_]) -> dict[str, Any]:
         scores = judged.probability, judged.ranking, judged.decision
-        return summarise(y, *scores, who, threshold=judged.threshold, prevalence=prevalence, resamples=resamples, seed=seed)
+        settings: dict[str, Any] = {"threshold": judged.threshold, "prevalence": prevalence, "resamples": resamples, "seed": seed}
+        return summarise(y, *scores, who, uncalibrated=judged.uncalibrated, **settings)
 
     return {
         "part": part,
@@ -75,7 +78,7 @@ def report(
         "labels": cohort["labels"],
         "data_sha256": cohort["data_sha256"],
         "audit_allowed": audit["allowed"],
-        "interval": f"95 % percentile interval over {resamples} bootstrap resamples of patients; exact where a share is 0 or 1",
+        "interval": METHOD.format(resamples=resamples),
         "notes": notes(part, cohort, sidecar, audit),
     }
 
@@ -102,11 +105,6 @@ def notes(part: str, cohort: dict[str, Any], sidecar: dict[str, Any], audit: dic
     else:
         judge = "student" if student else "ensemble"
         lines.append(f"Test part: judged by the exported {judge} with the operating point chosen out-of-fold.")
-    if part != "external":
-        lines.append(
-            "Patient level: the percentile interval of a figure near 1 is too narrow where patients are few; the analytic "
-            "interval of ROC AUC, sensitivity, specificity and accuracy (in the metrics beside them) covers better."
-        )
     if sidecar["group_by"] == "none":
         lines.append("NOT patient-independent: slices of one patient are in several parts (split.group_by: none).")
     if not cohort["patient_level_verifiable"]:
@@ -134,5 +132,5 @@ def figure_text(figure: dict[str, Any]) -> str:
     if figure["value"] is None:
         return "not estimable"
     if figure["ci95"] is None:
-        return f"{figure['value']:.3f} [no interval]"
+        return f"{figure['value']:.3f} [interval not estimable]"
     return f"{figure['value']:.3f} [{figure['ci95'][0]:.3f}, {figure['ci95'][1]:.3f}]"

@@ -3,16 +3,16 @@
 Everything here sees out-of-fold scores of development slices only, and never an evaluation outlier.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from strokect.calibration_fit import CROSS_FIT_GROUPS, patient_groups
 from strokect.errors import SafetyError
 from strokect.gate import Standard
+from strokect.out_of_fold import SliceRule
 from strokect.pixel_checks import Limit, fit_limits
-from strokect.texture import GUARD, Texture
+from strokect.texture import GUARD
 from strokect.uncertainty import MEASURES
 
 Floats = NDArray[np.float64]
@@ -30,9 +30,10 @@ class Scored:
     raw_gate: Floats  # (n,) gate score by the fold that holds the slice out, on that fold's own scale
     fold: NDArray[np.int64]  # (n,) that fold
     gate: Floats  # (n,) the score on the scale that all folds share
+    logits: Floats  # (n,) out-of-fold
+    sampled: Floats  # (n, T) the same under Monte Carlo dropout
     probability: Floats  # (n,) out-of-fold, cross-fitted
     decision: NDArray[np.int64]  # (n,) out-of-fold, cross-fitted
-    mc_std: Floats  # (n,)
     labels: NDArray[np.int64]  # (n,)
     patients: NDArray[np.str_]  # (n,)
 
@@ -49,9 +50,10 @@ class Scored:
             self.raw_gate[where],
             self.fold[where],
             self.gate[where],
+            self.logits[where],
+            self.sampled[where],
             self.probability[where],
             self.decision[where],
-            self.mc_std[where],
             self.labels[where],
             self.patients[where],
         )
@@ -138,9 +140,10 @@ def series_share(rejected: Bools, patients: NDArray[np.str_], max_false_reject: 
     return float(np.clip(limit_above(shares, max_false_reject), *SERIES_SHARE))
 
 
-def uncertainties(scored: Scored, threshold: float) -> dict[str, Floats]:
-    """Each admissible measure for every slice; higher is less sure."""
-    return {name: measure(scored.probability, threshold, scored.mc_std, scored.gate) for name, measure in MEASURES.items()}
+def uncertainties(scored: Scored, rule: SliceRule, probability: Floats) -> dict[str, Floats]:
+    """Each admissible measure (n,) of probabilities (n,) under a rule; higher is less sure."""
+    spread = rule.calibrator(scored.sampled).std(axis=1)
+    return {name: measure(probability, rule.threshold, spread, scored.gate) for name, measure in MEASURES.items()}
 
 
 @dataclass(frozen=True)
@@ -174,35 +177,3 @@ def refer_limit(uncertainty: Floats, errors: Bools, rejected: Bools, goal: Refer
     last = ordered[ends[holding[-1]]]
     higher = ordered[ordered > last]
     return float((last + higher[0]) / 2 if len(higher) else last)
-
-
-@dataclass(frozen=True)
-class CrossFitted:
-    """What happens to each patient under limits that were fitted without that patient."""
-
-    rejected: Bools  # (n,)
-    referred: Bools  # (n,)
-    series_rejected: Bools  # (P,) patients sorted by id
-
-
-def cross_fitted(
-    scored: Scored, threshold: float, measure: str, max_false_reject: float, refer: ReferGoal, seed: int
-) -> CrossFitted:
-    """Limits, texture, common scale of the gate, refer band and series rule, fitted anew without each group of patients."""
-    n, names = len(scored.labels), np.unique(scored.patients)
-    rejected, referred, series = np.zeros(n, bool), np.zeros(n, bool), np.zeros(len(names), bool)
-    groups = patient_groups(scored.patients, scored.labels, CROSS_FIT_GROUPS, seed)
-    for group in np.unique(groups):
-        own, rest = groups == group, groups != group
-        texture = Texture.of({name: values[rest] for name, values in scored.pixels.items()}).distance(scored.pixels)
-        again = replace(scored, texture=texture, gate=on_common_scale(scored.raw_gate, scored.fold, rest))
-        uncertainty = uncertainties(again, threshold)[measure]
-        limits = fit_gate(again.take(rest), max_false_reject)
-        outside_limits = limits.rejects(again)
-        band = refer_limit(uncertainty[rest], scored.wrong[rest], outside_limits[rest], refer)
-        share = series_share(outside_limits[rest], scored.patients[rest], max_false_reject)
-        rejected[own] = outside_limits[own]
-        referred[own] = ~rejected[own] & (uncertainty[own] > band)
-        for patient in np.unique(scored.patients[own]):
-            series[names == patient] = outside_limits[scored.patients == patient].mean() > share
-    return CrossFitted(rejected, referred, series)

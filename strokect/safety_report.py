@@ -19,18 +19,20 @@ from strokect.params import SafetyParams
 from strokect.pixel_checks import CHECKS
 from strokect.policy import UNLIKE, Policy
 from strokect.reporting import figure_text
-from strokect.safety_fit import ReferGoal, Scored, cross_fitted
+from strokect.safety_cross_fit import HeldOut, cross_fitted
+from strokect.safety_fit import ReferGoal, Scored
 from strokect.shift_reference import reference
 from strokect.slices import decode
-from strokect.statistics import bootstrap_weights, estimate, estimate_auc, estimate_share
+from strokect.statistics import bootstrap_weights, estimate, estimate_auc, estimate_share, patients_of_rarer
 from strokect.subgroups import position_thirds
 from strokect.texture import GUARD, TEXTURE
 
 Floats = NDArray[np.float64]
 NOTES = [
-    "False rejects, refer band and policy figures are those of single fold models on patients they have not seen. Limits, the "
-    "gate's common scale and the refer band were fitted again for each fifth of the patients without it; the choice of the "
-    "gate's score and of the measure, and the guards of the pixel checks, were not. What ships is the mean of the models.",
+    "False rejects, refer band and policy figures are those of single fold models on patients they have not seen. Calibration, "
+    "slice threshold, limits, the gate's common scale and the refer band were fitted again for each fifth of the patients "
+    "without it; the choice of the gate's score and of the measure, and the guards of the pixel checks, were not. What ships is "
+    "the mean of the models.",
     "The guards of the pixel checks (pixel_checks: 'guard') were set by people who looked at CT-ICH slices and at made-up "
     "outliers like the built-in categories; the first brain MRI and chest CT pictures were looked at before the last of them.",
     "Outliers are judged by what ships. Built-in categories are made by strokect/outliers.py, those of slices from development "
@@ -105,15 +107,16 @@ def share(k: int, n: int) -> dict[str, Any]:
 
 def _compare(inside: Floats, patients: NDArray[np.str_], outside: Floats, resamples: int, seed: int) -> dict[str, Any]:
     """AUROC, and FPR at 95 % TPR: the share of outliers that a gate accepting 95 % of the slices would accept."""
-    if not len(outside):
+    if not len(outside) or not len(inside):
         return {name: {"value": None, "ci95": None} for name in ("auroc", "fpr_at_95_tpr")}
     labels = np.repeat([0, 1], [len(inside), len(outside)])
     units = np.concatenate([np.char.add("in ", patients), np.char.add("out ", np.arange(len(outside)).astype(str))])
     scores = np.concatenate([inside, outside])
     counts, index = bootstrap_weights(units, resamples, seed)
+    fpr = estimate(lambda w: fpr_at_95_tpr(labels, scores, w), counts, index, patients=patients_of_rarer(labels, index))
     return {
         "auroc": estimate_auc(labels, scores, counts, index),
-        "fpr_at_95_tpr": widened_at_the_edge(estimate(lambda w: fpr_at_95_tpr(labels, scores, w), counts, index), len(outside)),
+        "fpr_at_95_tpr": widened_at_the_edge(fpr, len(outside)),
     }
 
 
@@ -132,23 +135,20 @@ def false_rejects(
     rejected: NDArray[np.bool_],
     labels: NDArray[np.int64],
     patients: NDArray[np.str_],
-    order: NDArray[np.int64],
+    order: NDArray[np.int64] | None,
     *,
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
     """Share of slices that are rejected (cross-fitted), in all, by class and by position in the head, patient-clustered.
 
-    `order` (n,) is the slice's place within its patient from the bottom up.
+    `order` (n,) is the slice's place within its patient from the bottom up; None where patients are not known: no positions then.
     """
     counts, index = bootstrap_weights(patients, resamples, seed)
-    third = position_thirds(patients, order)
-    groups = {
-        "all": np.ones(len(labels), bool),
-        "normal": labels == 0,
-        "stroke": labels == 1,
-        **{name: third == i for i, name in enumerate(POSITIONS)},
-    }
+    groups = {"all": np.ones(len(labels), bool), "normal": labels == 0, "stroke": labels == 1}
+    if order is not None:
+        third = position_thirds(patients, order)
+        groups |= {name: third == i for i, name in enumerate(POSITIONS)}
     return {
         name: {
             "n": int(of.sum()),
@@ -160,8 +160,9 @@ def false_rejects(
 
 def safety_metrics(
     scored: Scored,
+    held: Sequence[HeldOut],
     heads: Floats,
-    order: NDArray[np.int64],
+    order: NDArray[np.int64] | None,
     policy: Policy,
     judge: Judge,
     outliers: dict[str, list[bytes]],
@@ -169,11 +170,12 @@ def safety_metrics(
 ) -> dict[str, Any]:
     """The parts of metrics/safety.json about rejecting and referring, and what external data is compared with.
 
-    `heads` (n, B) are the grey levels of each slice's head, `order` (n,) is its place in its patient.
+    `held` is what `hold_out` gave, `heads` (n, B) are the grey levels of each slice's head, `order` (n,) is its place in its
+    patient, None where patients are not known.
     """
     resampling = {"resamples": params.resamples, "seed": params.seed}
     refer = ReferGoal(params.refer_rate, params.refer_error_rate)
-    fitted = cross_fitted(scored, policy.threshold, policy.measure, params.max_false_reject, refer, params.seed)
+    fitted = cross_fitted(scored, held, policy.measure, params.max_false_reject, refer)
     categories = {}
     for name, pictures in tqdm(outliers.items(), desc="safety: outliers", unit="category", mininterval=1):
         scores, objections = judge_outliers(judge, pictures)
@@ -188,7 +190,7 @@ def safety_metrics(
         },
         "outliers": categories,
         "policy_out_of_fold": account(
-            scored.labels, combine(scored.decision, fitted.rejected, fitted.referred), scored.patients, **resampling
+            scored.labels, combine(fitted.decision, fitted.rejected, fitted.referred), scored.patients, **resampling
         ),
         "reference": reference(scored, heads, fitted.referred, policy, params.refer_rate, **resampling),
         "notes": NOTES if judge.windows == BRAIN_ONLY else [*NOTES, AS_CT_SLICES],

@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strokect.calibration_drift import calibration_figures
-from strokect.safety_report import share
 from strokect.shift_reference import BIN_WIDTH, HEAD, cells, chance_at, cumulative, distance, per_patient
-from strokect.statistics import CHUNK, bootstrap_weights, estimate, estimate_share, weighted_share
+from strokect.statistics import CHUNK, bootstrap_weights, estimate_share
 
 Floats = NDArray[np.float64]
 CANNOT_TELL = "cannot tell"
@@ -59,7 +58,7 @@ def shift_report(
         "rates": _rates(found, safety, known, counts, index),
         "calibration": _calibration(found, metrics, known, counts, index),
         "figures": {
-            f"{level} {name}": difference(_of(metrics, level, name), _of(release, level, name), judge=name != "ece")
+            f"{level} {name}": difference(metrics[level].get(name), release.get(level, {}).get(name), judge=name != "ece")
             for level in ("slice", "patient")
             for name in FIGURES
         },
@@ -91,32 +90,9 @@ def difference(external: dict[str, Any] | None, development: dict[str, Any] | No
     return entry | {"difference": e - d, "ci95": [low, high], "verdict": direction(low, high) if judge else "not judged"}
 
 
-def _of(metrics: dict[str, Any], level: str, name: str) -> dict[str, Any] | None:
-    """A figure; a sensitivity or specificity of exactly 0 or 1 with the exact interval of so many patients of its class."""
-    figure: dict[str, Any] | None = metrics.get(level, {}).get(name)
-    if figure is None or name not in ("sensitivity", "specificity") or figure["value"] not in (0.0, 1.0):
-        return figure
-    positive = metrics["n_positive_patients"]
-    patients = positive if name == "sensitivity" else metrics["n_patients"] - (positive if level == "patient" else 0)
-    return share(patients if figure["value"] else 0, patients)
-
-
 def direction(low: float, high: float, at: float = 0.0) -> str:
     """`higher` or `lower` than `at`, or that the interval does not tell."""
     return "higher" if low > at else "lower" if high < at else CANNOT_TELL
-
-
-def clustered_share(of: NDArray[np.bool_], counts: NDArray[np.int64], index: NDArray[np.int64]) -> dict[str, Any]:
-    """Share of the slices with a patient-clustered interval.
-
-    None of them, or all, give the bootstrap nothing to vary; the exact interval of so many patients stands in.
-    """
-    everything = np.ones(len(of))
-    result = estimate(lambda w: weighted_share(of, everything, w), counts, index)
-    if result["value"] in (0.0, 1.0):
-        patients = counts.shape[1]
-        return share(patients if result["value"] else 0, patients)
-    return result
 
 
 def _intensity(found: External, known: dict[str, Any], counts: NDArray[np.int64], n: int) -> dict[str, Any]:
@@ -146,7 +122,7 @@ def _rates(
     """Reject rate, by class and reason, and refer rate, against the out-of-fold ones."""
 
     def rate(of: NDArray[np.bool_], development: dict[str, Any] | None) -> dict[str, Any]:
-        return difference(clustered_share(of, counts, index), development)
+        return difference(estimate_share(of, np.ones(len(of)), counts, index), development)
 
     rejected = found.decision == "reject"
     reasons = known["rejected_by_reason"] if known else {}
@@ -186,7 +162,7 @@ def _calibration(
 def _text(figure: dict[str, Any] | None) -> str:
     if figure is None or figure.get("value") is None:
         return "–"
-    interval = f" [{figure['ci95'][0]:.3f}, {figure['ci95'][1]:.3f}]" if figure.get("ci95") else " [no interval]"
+    interval = f" [{figure['ci95'][0]:.3f}, {figure['ci95'][1]:.3f}]" if figure.get("ci95") else " [interval not estimable]"
     return f"{figure['value']:.3f}{interval}"
 
 

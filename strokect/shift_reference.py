@@ -16,7 +16,7 @@ from strokect.morphology import find_head, shrink
 from strokect.pixel_checks import CHECKS
 from strokect.policy import UNLIKE, Policy
 from strokect.safety_fit import Scored, outside
-from strokect.statistics import bootstrap_weights, ece, estimate, estimate_share
+from strokect.statistics import bootstrap_weights, ece, estimate, estimate_share, patients_of_rarer
 from strokect.texture import TEXTURE
 
 Floats = NDArray[np.float64]
@@ -108,7 +108,9 @@ def reference(
         return estimate_share(of, everything, counts, index)
 
     calibration = calibration_figures(scored.labels, scored.probability, counts, index)
-    calibration["ece"] = estimate(lambda w: ece(scored.labels, scored.probability, w), counts, index)
+    fewer = patients_of_rarer(scored.labels, index)
+    of_ece = estimate(lambda w: ece(scored.labels, scored.probability, w), counts, index, patients=fewer, scale="reflected")
+    calibration["ece"] = of_ece
     return {
         "n_slices": len(scored.labels),
         "n_patients": len(np.unique(scored.patients)),

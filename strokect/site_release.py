@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from strokect.comparison import difference_text
 from strokect.errors import DataError
 from strokect.files import read_json, sha256_file, write_json
 from strokect.guarantee import promise
@@ -111,6 +112,6 @@ def _card_lines(site: dict[str, Any], figures: dict[str, Any]) -> list[str]:
     ]
     for level in ("slice", "patient"):
         for name, f in figures[level].items():
-            change = f"{f['difference']:+.3f} [{f['ci95'][0]:+.3f}, {f['ci95'][1]:+.3f}]"
-            lines.append(f"  - {level} {name}: {f['before']:.3f} → {f['after']:.3f}, {change}: {f['verdict']}")
+            change = "" if f["difference"] is None else f"{f['before']:.3f} → {f['after']:.3f}, {difference_text(f, 3)}: "
+            lines.append(f"  - {level} {name}: {change}{f['verdict']}")
     return [*lines, *(f"- {note}" for note in figures["notes"])]

@@ -10,28 +10,31 @@ from numpy.typing import NDArray
 from strokect.statistics import bootstrap_weights, estimate_auc, estimate_share
 
 MIN_PATIENTS = 5  # of a class, for a figure of it: below, a bootstrap of patients says nothing
+FEW = 10  # patients in all, below which a group is marked, as it is below MIN_PATIENTS of a class
 TOO_WIDE = 0.4  # an interval of this width leaves open whether the model works in the subgroup
 AGE_BANDS = {"under 18": (0, 18), "18 to 39": (18, 40), "40 to 64": (40, 65), "65 and over": (65, 200)}
 THIRDS = ("first third of the series", "middle third of the series", "last third of the series")  # in the order of the manifest
 NOTE = (
     "Exploratory: of 95 % intervals one in twenty misses the true value by chance, and differences between subgroups were not "
-    "tested. A figure of fewer than 5 patients of a class is not estimated."
+    "tested. A figure of fewer than 5 patients of a class is not estimated. Few patients (few_patients): fewer than 10, or fewer "
+    "than 5 of a class: the group shows what happened to them, not what will happen to others."
 )
 
 
-def subgroups(table: pd.DataFrame, *, resamples: int, seed: int) -> dict[str, Any]:
+def subgroups(table: pd.DataFrame, *, verifiable: bool, resamples: int, seed: int) -> dict[str, Any]:
     """`table` has a row per slice: `patient`, `slice` (its order), `label`, `ranking`, `decision`, and the manifest's columns
     `age_years`, `gender`, `fracture`, `subtype`, `site` where the source has them.
 
     Each group: counts, and ROC AUC, sensitivity and specificity of its slices with patient-clustered intervals. Types are of
-    positive slices, so they have a sensitivity only.
+    positive slices, so they have a sensitivity only. `verifiable` is `patient_level_verifiable` of the cohort: where clusters
+    stand in for patients, their slices have no order in a head, and there is no slice position.
     """
-    groups = [_figures(table[own], variable, name, resamples, seed) for variable, name, own in _members(table)]
+    groups = [_figures(table[own], variable, name, resamples, seed) for variable, name, own in _members(table, verifiable)]
     estimated = sum(group[name]["value"] is not None for group in groups for name in ("roc_auc", "sensitivity", "specificity"))
     return {"groups": groups, "looked_at": estimated, "note": NOTE}
 
 
-def _members(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.Series]]:
+def _members(table: pd.DataFrame, verifiable: bool) -> Iterator[tuple[str, str, pd.Series]]:
     """(variable, group, rows) of every group; a variable that has one value only is left out."""
     found: list[tuple[str, str, pd.Series]] = []
     if "age_years" in table:
@@ -45,8 +48,9 @@ def _members(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.Series]]:
         known = pd.to_numeric(table["fracture"], errors="coerce")
         with_one = known.groupby(table["patient"]).transform("max")
         found += [("fracture", "patients with a fracture", with_one == 1), ("fracture", "patients without", with_one == 0)]
-    third = position_thirds(table["patient"].to_numpy(str), table["slice"].to_numpy(np.int64))
-    found += [("slice position", name, pd.Series(third == n, table.index)) for n, name in enumerate(THIRDS)]
+    if verifiable:
+        third = position_thirds(table["patient"].to_numpy(str), table["slice"].to_numpy(np.int64))
+        found += [("slice position", name, pd.Series(third == n, table.index)) for n, name in enumerate(THIRDS)]
     for variable in dict.fromkeys(variable for variable, _, _ in found):
         own = [item for item in found if item[0] == variable and item[2].any()]
         yield from own if len(own) > 1 else []
@@ -77,6 +81,7 @@ def _figures(own: pd.DataFrame, variable: str, name: str, resamples: int, seed: 
         "sensitivity": estimate_share(y * d, y, counts, index) if enough[1] else nothing,
         "specificity": estimate_share((1 - y) * (1 - d), 1 - y, counts, index) if enough[0] else nothing,
     }
+    classes = of_class[1:] if variable == "type" else of_class  # types are of positive slices
     return {
         "variable": variable,
         "group": name,
@@ -85,6 +90,7 @@ def _figures(own: pd.DataFrame, variable: str, name: str, resamples: int, seed: 
         "n_patients": int(own["patient"].nunique()),
         "n_positive_patients": of_class[1],
         **figures,
+        "few_patients": bool(own["patient"].nunique() < FEW or min(classes) < MIN_PATIENTS),
         "says_little": any(_is_wide(figure["ci95"]) for figure in figures.values()),
     }
 

@@ -62,7 +62,9 @@ def choose_threshold(probability: Floats, labels: NDArray[np.int64], goal: Goal,
     """The threshold t of the rule "stroke iff p ≥ t" that meets `goal` on these scores.
 
     f2 maximises 5·TP / (5·TP + 4·FN + FP), youden sensitivity + specificity (Youden 1950); cost minimises
-    missed·FN + alarm·FP at the share of positives that these scores have. Ties go to the higher threshold. sensitivity takes the
+    missed·FN + alarm·FP at the share of positives that these scores have. Ties go to the higher threshold. Where calling nobody
+    is cheaper than any of them, cost says so with a threshold between the highest score and 1; it is what was asked for, and
+    the sensitivity of 0 beside it shows it. sensitivity takes the
     largest t whose sensitivity is at least the target; guaranteed needs one score per patient, and `strokect.guarantee` explains
     it and `judging`. The threshold lies half-way to the next lower score, so that rounding cannot flip a slice.
     """
@@ -82,7 +84,10 @@ def choose_threshold(probability: Floats, labels: NDArray[np.int64], goal: Goal,
     elif goal.kind == "youden":
         best = int(np.argmax(np.round(tp / positives - fp / negatives, 12)))
     elif goal.kind == "cost":
-        best = int(np.argmin(np.round(goal.missed * fn + goal.alarm * fp, 9)))
+        cost = np.round(goal.missed * fn + goal.alarm * fp, 9)
+        best = int(np.argmin(cost))
+        if goal.missed * positives < cost[best] and values[0] < 1:
+            return float((values[0] + 1) / 2)  # nobody is called
     else:
         best = int(np.argmax(5 * tp / (5 * tp + 4 * fn + fp)))
     lower = values[best + 1] if best + 1 < len(values) else 0.0

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import t
 from sklearn.metrics import average_precision_score, brier_score_loss, log_loss, roc_auc_score
 
 from stages import compare as stage
@@ -46,7 +47,11 @@ def test_values_and_intervals_are_those_of_a_plain_loop() -> None:
             assert got["difference"] == pytest.approx(got["second"] - got["first"])
             rows = [np.repeat(np.arange(len(tables[0])), c[np.searchsorted(names, tables[0]["patient"])]) for c in drawn]
             loop = [figure(tables[1].iloc[r].reset_index()) - figure(tables[0].iloc[r].reset_index()) for r in rows]
-            assert got["ci95"] == pytest.approx(np.percentile(loop, [2.5, 97.5]))
+            fewer = tables[0].groupby("label")["patient"].nunique()
+            of = {"sensitivity": fewer[1], "specificity": fewer[0]}.get(name, fewer.min())
+            half = t.ppf(0.975, of - 1) * np.std(loop, ddof=1)
+            low, high = got["difference"] - half, got["difference"] + half
+            assert got["ci95"] == (pytest.approx([low, high]) if np.std(loop) else None)
 
 
 def test_the_order_of_the_rows_does_not_matter() -> None:
@@ -85,7 +90,7 @@ def test_two_equally_good_runs_are_rarely_told_apart() -> None:
         ("log_loss", [-0.2, -0.01], "second better"),
         ("log_loss", [-0.2, 0.01], "cannot tell"),
         ("log_loss", [0.0, 0.01], "cannot tell"),
-        ("log_loss", None, "cannot tell"),
+        ("log_loss", None, "not estimable"),
     ],
 )
 def test_verdict(name: str, interval: list[float] | None, said: str) -> None:
@@ -156,3 +161,22 @@ def test_folders_revisions_and_the_workspace(tmp_path: Path, monkeypatch: pytest
     run("git", "commit", "-qm", "without")
     with pytest.raises(DataError, match=r"HEAD has no models/oof\.csv"):
         stage.main(["HEAD", "good"])
+
+
+def test_too_few_resamples_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        stage.main(["a", "b", "--resamples", "99"])
+    assert "--resamples is 99; it must be 100 or more" in capsys.readouterr().err
+
+
+def test_the_table_prints_a_difference_without_interval() -> None:
+    a, b = made_run("a", 1.0, 0), made_run("b", 2.0, 1)
+    one = a.slices["patient"].isin([a.slices.loc[a.slices["label"] == 1, "patient"].iloc[0]])
+    runs = []
+    for run in (a, b):
+        kept = run.slices[one | (run.slices["label"] == 0)]
+        whole = run.patients.assign(label=(run.patients["patient"] == a.slices.loc[one, "patient"].iloc[0]).astype(int))
+        runs.append(Run(run.name, kept, whole))
+    lines = stage.table(compare(*runs, resamples=100, seed=0)).splitlines()
+    (line,) = [line for line in lines if line.startswith("slice sensitivity")]
+    assert line.endswith("not estimable") and "[" not in line and line.split()[2:4] != []

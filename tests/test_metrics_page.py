@@ -10,7 +10,8 @@ from conftest import ROOT
 from strokect.abstention import DECISIONS
 from strokect.files import read_json
 
-OPTIONAL = {"variant", "guarantees[].reason"}  # of int8, of a student, and of runs that promise nothing
+# Of int8 and of a student, of runs that promise nothing, and of patients scored by a sequence head.
+OPTIONAL = {"variant", "guarantees[].reason", "LEVEL.before_calibration"}
 CLASSES = ("normal", "stroke")
 
 

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from scipy.stats import t
 
 from strokect.errors import NotEstimableError
-from strokect.net_benefit import net_benefit
+from strokect.net_benefit import LISTED, net_benefit, net_benefit_figures
+from strokect.statistics import bootstrap_weights
 
 
 def test_a_worked_case() -> None:
@@ -31,3 +33,25 @@ def test_nothing_and_nan_have_no_curve() -> None:
         net_benefit(np.array([0, 1, 1]), np.array([0.1, np.nan, 0.9]))
     with pytest.raises(NotEstimableError, match="0 of 0 are"):
         net_benefit(np.array([], int), np.array([]))
+
+
+def test_figures_with_intervals_are_those_of_the_curve_and_of_a_loop() -> None:
+    rng = np.random.default_rng(0)
+    patients = np.repeat([f"p{i:02d}" for i in range(30)], 5)
+    labels = (np.repeat(np.arange(30) % 2, 5) * (rng.random(150) < 0.6)).astype(int)
+    probability = np.clip(0.3 + 0.3 * labels + rng.normal(0, 0.2, 150), 0, 1)
+    found = net_benefit_figures(labels, probability, patients, resamples=150, seed=3)
+    curve = net_benefit(labels, probability, np.array(LISTED)).set_index("threshold")
+    counts, index = bootstrap_weights(patients, 150, 3)
+    for entry in found:
+        row = curve.loc[entry["threshold"]]
+        assert entry["model"]["value"] == pytest.approx(row["model"])
+        assert entry["gain"]["value"] == pytest.approx(row["model"] - max(row["everybody"], 0))
+        drawn = []
+        for count in counts:
+            rows = np.repeat(np.arange(150), count[index])
+            again = net_benefit(labels[rows], probability[rows], np.array([entry["threshold"]])).iloc[0]
+            drawn.append(again["model"] - max(again["everybody"], 0))
+        half = t.ppf(0.975, 15 - 1) * np.std(drawn, ddof=1)  # 15 patients have a positive slice
+        assert entry["gain"]["ci95"] == pytest.approx([entry["gain"]["value"] - half, entry["gain"]["value"] + half])
+    assert found[1]["gain"]["ci95"][1] > 0

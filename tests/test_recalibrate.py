@@ -22,7 +22,8 @@ from strokect.calibration_fit import fit_calibrator, log_loss
 from strokect.errors import DataError, NotEstimableError
 from strokect.files import read_json, write_json
 from strokect.predictor import Predictor
-from strokect.recalibration import Cases, after, before, check_cases, fit_ensemble, fit_site, paired_figures
+from strokect.recalibration import Answers, Cases, after, before, check_cases, fit_ensemble, fit_site
+from strokect.recalibration_figures import paired_figures, verdict
 from strokect.release import OperatingPoint, load_release
 from strokect.release_writer import write_release
 
@@ -272,3 +273,42 @@ def test_from_the_pipeline_to_a_site_and_back(pipeline: Path, tmp_path: Path) ->
         external.main(["--source", "folder", "--raw", "data/raw/similar"])
         recalibrate.main(["--scores", str(SCORES), "--site", "north"])
         assert Predictor(OUT).describe()["site"]["name"] == "north"
+
+
+@pytest.mark.parametrize(
+    ("name", "interval", "said"),
+    [
+        ("ece", [-0.2, -0.1], "better"),
+        ("ece", [0.1, 0.2], "worse"),
+        ("ece", [-0.1, 0.2], "cannot tell"),
+        ("sensitivity", [0.1, 0.2], "better"),
+        ("ece", None, "not estimable"),
+    ],
+)
+def test_what_is_said_of_a_change(name: str, interval: list[float] | None, said: str) -> None:
+    assert verdict(name, interval) == said
+
+
+def test_a_calibration_error_that_is_mended_is_said_to_be_better() -> None:
+    wrong = cases(patients=200)
+    labels, p = wrong.labels, np.where(wrong.labels == 1, 0.6, 0.4)
+    rng = np.random.default_rng(0)
+    right = labels.mean() + 0.01 * rng.random(len(labels))
+    whole = np.full(200, 0.5), np.zeros(200, np.int64)
+    old, new = Answers(1 - p, labels, *whole), Answers(right, labels, *whole)
+    found = paired_figures(wrong, old, new, resamples=200, seed=0)
+    ece = found["slice"]["ece"]
+    assert ece["verdict"] == "better" and ece["ci95"][0] < ece["difference"] < ece["ci95"][1] < 0
+    assert paired_figures(wrong, new, old, resamples=200, seed=0)["slice"]["ece"]["verdict"] == "worse"
+    assert found["slice"]["sensitivity"] == {
+        "before": 1.0,
+        "after": 1.0,
+        "difference": 0.0,
+        "ci95": None,
+        "verdict": "cannot tell",
+    }
+    one = replace(wrong, labels=np.where(wrong.patients == wrong.patients[labels == 1][0], labels, 0))
+    alone = paired_figures(one, old, new, resamples=200, seed=0)["slice"]
+    assert alone["ece"]["verdict"] == alone["sensitivity"]["verdict"] == alone["log_loss"]["verdict"] == "not estimable"
+    none = paired_figures(replace(wrong, labels=labels * 0), old, new, resamples=200, seed=0)["slice"]["sensitivity"]
+    assert none["ci95"] is None and none["verdict"] == "not estimable" and none["difference"] is None

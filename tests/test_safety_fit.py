@@ -1,21 +1,25 @@
 """Fitting the safety layer: the joint false-reject rate, the refer band, and what is said about them."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from strokect import safety_fit
+from strokect import safety_cross_fit
 from strokect.abstention import account, combine
+from strokect.calibration import Calibrator
 from strokect.errors import NotEstimableError, SafetyError
+from strokect.out_of_fold import OutOfFold, SliceRule, slice_rule, tune
+from strokect.params import TuneThresholdParams
 from strokect.pixel_checks import CHECKS
 from strokect.pointing_game import pointing_game
+from strokect.safety_cross_fit import HeldOut, cross_fitted, held_out_uncertainties, hold_out
 from strokect.safety_fit import (
     GateLimits,
     ReferGoal,
     Scored,
-    cross_fitted,
     fit_gate,
     limit_above,
     on_common_scale,
@@ -24,7 +28,7 @@ from strokect.safety_fit import (
     uncertainties,
 )
 from strokect.safety_report import category, false_rejects, fpr_at_95_tpr, position_thirds, share
-from strokect.selective import choose_measure, compare_measures, risk_coverage
+from strokect.selective import aurc, choose_measure, compare_measures, risk_coverage
 from strokect.texture import DESCRIPTORS, GUARD, Texture
 
 
@@ -47,9 +51,10 @@ def make_scored(n: int = 600, seed: int = 0, **changes: np.ndarray) -> Scored:
     texture = Texture.of(pixels).distance(pixels)
     arrays = {
         "gate": rng.normal(size=n),
+        "logits": np.log(probability / (1 - probability)),
+        "sampled": np.log(probability / (1 - probability))[:, None] + rng.normal(0, 0.3, (n, 6)),
         "probability": probability,
         "decision": (probability >= 0.4).astype(np.int64),
-        "mc_std": rng.random(n) * 0.1,
         "labels": labels,
         "patients": patients,
     }
@@ -57,6 +62,15 @@ def make_scored(n: int = 600, seed: int = 0, **changes: np.ndarray) -> Scored:
     fold = np.arange(n) // (n // 30) % 3
     # Each fold on a scale of its own; 3.0 and the like are the location and scale that `gate` was standardised with.
     return Scored(pixels, texture, raw_gate=given["gate"] * (1.0 + fold) + 3.0 * fold, fold=fold, **given)  # type: ignore[arg-type]
+
+
+SETTINGS = TuneThresholdParams("f2", "mean_top_k", 3, "auto", 100, 0)
+RAW = SliceRule(Calibrator("none"), 0.4)
+
+
+def by_one_rule(scored: Scored, rule: SliceRule = RAW) -> list[HeldOut]:
+    """Groups whose rule is the same whatever they hold."""
+    return hold_out(scored, lambda *_: rule, 0)
 
 
 def test_all_layers_share_one_false_reject_rate() -> None:
@@ -108,7 +122,7 @@ def test_cross_fitting_keeps_each_patient_out_of_its_own_limits() -> None:
     scored = make_scored()
     odd = scored.patients == "p07"
     strange = make_scored(gate=np.where(odd, 50.0 + np.arange(600), scored.gate))
-    fitted = cross_fitted(strange, 0.4, "mc_std", 0.05, ReferGoal(0.1), seed=0)
+    fitted = cross_fitted(strange, by_one_rule(strange), "mc_std", 0.05, ReferGoal(0.1))
     assert fitted.rejected[odd].all() and fitted.series_rejected.tolist() == [f"p{i:02d}" == "p07" for i in range(30)]
     assert not (fitted.rejected & fitted.referred).any() and 0.03 < fitted.referred.mean() < 0.2
 
@@ -125,8 +139,8 @@ def test_cross_fitting_learns_nothing_from_the_patient_it_judges(monkeypatch: py
                 kept.append(limits)
             return limits
 
-        monkeypatch.setattr(safety_fit, "fit_gate", fit)
-        cross_fitted(scored, 0.4, "mc_std", 0.05, ReferGoal(0.1), seed=0)
+        monkeypatch.setattr(safety_cross_fit, "fit_gate", fit)
+        cross_fitted(scored, by_one_rule(scored), "mc_std", 0.05, ReferGoal(0.1))
         return kept
 
     scored, own = make_scored(), make_scored().patients == "p07"
@@ -136,20 +150,43 @@ def test_cross_fitting_learns_nothing_from_the_patient_it_judges(monkeypatch: py
     assert after == before
 
 
-@pytest.mark.parametrize("refer", [ReferGoal(0.1), ReferGoal(0.1, error_rate=0.15)])
-def test_no_label_of_a_patient_reaches_what_the_gate_and_the_refer_band_do_with_that_patient(refer: ReferGoal) -> None:
-    """Labels of a positive patient's slices are turned round, all but one, so that the cross-fitting groups stay the same."""
+@pytest.mark.parametrize("refer", [ReferGoal(0.1), ReferGoal(0.1, error_rate=0.2)])
+@pytest.mark.parametrize("measure", ["nearness", "mc_std"])
+def test_no_label_of_a_patient_reaches_what_the_gate_and_the_refer_band_do_with_that_patient(
+    measure: str, refer: ReferGoal
+) -> None:
+    """Labels of a positive patient's slices are turned round, all but one, so that the cross-fitting groups stay the same.
+
+    Calibration and threshold are fitted as `tune_threshold` does it, so each group has its own, and they move with the labels.
+    """
     scored = make_scored()
     own = scored.patients == "p04"
     turned = np.where(own, 1 - scored.labels, scored.labels)
     turned[np.flatnonzero(own)[0]] = 1
-    groups = safety_fit.patient_groups(scored.patients, scored.labels, safety_fit.CROSS_FIT_GROUPS, 0)
-    np.testing.assert_array_equal(groups, safety_fit.patient_groups(scored.patients, turned, safety_fit.CROSS_FIT_GROUPS, 0))
-    one, other = (cross_fitted(given, 0.4, "nearness", 0.05, refer, seed=0) for given in (scored, replace(scored, labels=turned)))
-    np.testing.assert_array_equal(one.rejected[own], other.rejected[own])
-    np.testing.assert_array_equal(one.referred[own], other.referred[own])
-    if refer.error_rate:  # labels do reach the band of the others
-        assert not np.array_equal(one.referred[~own], other.referred[~own])
+    both = scored, replace(scored, labels=turned)
+    held = [hold_out(given, partial(slice_rule, params=SETTINGS), 0) for given in both]
+    for one, other in zip(*held, strict=True):
+        np.testing.assert_array_equal(one.own, other.own)
+        assert (one.rule == other.rule) == bool(one.own[own].all())  # only the group that holds the patient out keeps its rule
+    assert len({group.rule.threshold for group in held[0]}) > 1
+    one, other = (cross_fitted(given, groups, measure, 0.05, refer) for given, groups in zip(both, held, strict=True))
+    for name in ("decision", "rejected", "referred"):
+        np.testing.assert_array_equal(getattr(one, name)[own], getattr(other, name)[own])
+    assert not np.array_equal(one.referred[~own], other.referred[~own])  # the labels do reach the band of the others
+    measured = [held_out_uncertainties(given, groups)[0] for given, groups in zip(both, held, strict=True)]
+    assert all(np.array_equal(measured[0][name][own], measured[1][name][own]) for name in measured[0])
+
+
+def test_groups_and_rules_are_those_that_tune_judges_by() -> None:
+    """With one seed, decisions under the refer band are the out-of-fold decisions of metrics/oof.json."""
+    scored = make_scored()
+    n = len(scored.labels)
+    oof = OutOfFold(
+        np.arange(n), scored.fold, scored.logits, scored.labels, scored.patients, np.arange(n), scored.logits[:, None]
+    )
+    held = hold_out(scored, partial(slice_rule, params=SETTINGS), SETTINGS.seed)
+    found = cross_fitted(scored, held, "nearness", 0.05, ReferGoal(0.1))
+    np.testing.assert_array_equal(found.decision, tune(oof, SETTINGS).slices.decision)
 
 
 def test_cross_fitting_fits_the_texture_again() -> None:
@@ -157,7 +194,7 @@ def test_cross_fitting_fits_the_texture_again() -> None:
     wrong = replace(
         scored, texture=np.full(600, 1e6)
     )  # of all slices, so of no use for a patient that must not have a part in it
-    one, other = (cross_fitted(given, 0.4, "mc_std", 0.05, ReferGoal(0.1), seed=0) for given in (scored, wrong))
+    one, other = (cross_fitted(given, by_one_rule(given), "mc_std", 0.05, ReferGoal(0.1)) for given in (scored, wrong))
     assert np.array_equal(one.rejected, other.rejected) and one.rejected.mean() < 0.1
 
 
@@ -207,10 +244,12 @@ def test_the_refer_band_for_an_error_rate_refers_as_few_as_do(seed: int) -> None
 def test_error_detection_agrees_with_scikit_learn_and_the_best_measure_wins() -> None:
     scored = make_scored()
     errors = scored.decision != scored.labels
-    knows = make_scored(mc_std=errors * 0.1 + np.linspace(0, 0.01, 600))
-    comparison = compare_measures(uncertainties(knows, 0.4), errors, knows.patients, resamples=100, seed=0)
+    noise = (errors + np.linspace(0, 0.1, 600))[:, None] * np.array([-1.0, 1.0]) * 0.1
+    knows = make_scored(sampled=noise)  # around 0, where a logit's spread is the probability's four times
+    measures = uncertainties(knows, RAW, knows.probability)
+    comparison = compare_measures(measures, errors, knows.patients, resamples=100, seed=0)
     assert choose_measure(comparison) == "mc_std" and comparison["n_errors"] == errors.sum()
-    for name, values in uncertainties(knows, 0.4).items():
+    for name, values in measures.items():
         figure = comparison["measures"][name]["error_detection_auroc"]
         assert figure["value"] == pytest.approx(roc_auc_score(errors, values))
         assert figure["ci95"][0] <= figure["value"] <= figure["ci95"][1]
@@ -246,6 +285,18 @@ def test_risk_coverage_worked_example() -> None:
     assert risk_coverage(errors, np.zeros(4)).tolist() == [0.5] * 4  # no ranking: the error rate everywhere
 
 
+@pytest.mark.parametrize("levels", [5, 10_000])
+def test_the_weighted_aurc_is_that_of_slices_repeated_as_often(levels: int) -> None:
+    rng = np.random.default_rng(0)
+    errors, uncertainty = (rng.random(80) < 0.3).astype(int), rng.integers(0, levels, 80).astype(float)  # with and without ties
+    weights = rng.integers(0, 4, (6, 80)).astype(float)
+    for got, row in zip(aurc(errors, uncertainty, weights), weights.astype(int), strict=True):
+        assert got == pytest.approx(risk_coverage(np.repeat(errors, row), np.repeat(uncertainty, row)).mean())
+    patients = np.repeat([f"p{i}" for i in range(20)], 4)
+    entry = compare_measures({"m": uncertainty}, errors == 1, patients, resamples=100, seed=0)["measures"]["m"]
+    assert entry["aurc_ci95"][0] < entry["aurc"] < entry["aurc_ci95"][1]
+
+
 def test_the_series_share_is_never_below_a_half_and_never_everything() -> None:
     patients = np.repeat(["a", "b"], 10)
     assert series_share(np.zeros(20, bool), patients, 0.02) == 0.5
@@ -274,6 +325,8 @@ def test_false_rejects_by_class_and_position() -> None:
     rates = false_rejects(order == 0, labels, patients, order, resamples=100, seed=0)
     assert rates["all"]["value"] == pytest.approx(1 / 6) and rates["stroke"]["value"] == 0.0
     exact = pytest.approx(1 - 0.025**0.5)  # none of two patients
+    without_order = false_rejects(order == 0, labels, patients, None, resamples=100, seed=0)
+    assert set(without_order) == {"all", "normal", "stroke"}  # clusters that stand in for patients have no positions
     assert rates["lowest third"]["value"] == 0.5 and rates["highest third"] == {"n": 4, "value": 0.0, "ci95": [0.0, exact]}
 
 

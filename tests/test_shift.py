@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 
 from strokect.calibration import sigmoid
 from strokect.calibration_drift import calibration_figures, estimate_where_defined, in_the_large, logit_of, slope
-from strokect.shift import clustered_share, difference, direction
+from strokect.shift import difference, direction
 from strokect.shift_reference import COHORTS, HEAD, cells, chance, chance_at, cumulative, distance, head_levels, per_patient
 from strokect.slices import Picture
 from strokect.statistics import bootstrap_weights
@@ -61,7 +61,7 @@ def test_separated_classes_one_class_and_constant_scores_have_no_slope() -> None
 def test_there_is_no_interval_where_many_resamples_have_no_value() -> None:
     labels, logit, patients = drawn(20, 4, intercept=0, steep=3.0)
     counts, index = bootstrap_weights(patients, 200, 0)
-    figure = estimate_where_defined(lambda w: slope(labels, logit, w), counts, index)
+    figure = estimate_where_defined(lambda w: slope(labels, logit, w), counts, index, patients=20)
     assert figure["ci95"] is None and (figure["value"] is None or np.isfinite(figure["value"]))
 
 
@@ -116,9 +116,3 @@ def test_difference_and_its_verdict() -> None:
     assert difference(here, {"value": None, "ci95": None})["verdict"] == "not estimable"
     assert difference(here, None)["difference"] is None and difference(here, there, judge=False)["verdict"] == "not judged"
     assert direction(0.9, 1.1, at=1.0) == "cannot tell" and direction(1.01, 1.1, at=1.0) == "higher"
-
-
-def test_a_rate_of_none_has_an_interval_all_the_same() -> None:
-    counts, index = bootstrap_weights(np.repeat(np.arange(10), 5).astype(str), 50, 0)
-    none = clustered_share(np.zeros(50, bool), counts, index)
-    assert none["value"] == 0 and none["ci95"] == pytest.approx([0, 1 - 0.025 ** (1 / 10)])

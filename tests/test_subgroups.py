@@ -29,7 +29,7 @@ def table() -> pd.DataFrame:
 
 
 def found(table: pd.DataFrame) -> dict[tuple[str, str], dict]:
-    return {(g["variable"], g["group"]): g for g in subgroups(table, resamples=100, seed=0)["groups"]}
+    return {(g["variable"], g["group"]): g for g in subgroups(table, verifiable=True, resamples=100, seed=0)["groups"]}
 
 
 def test_counts_and_figures_are_those_of_pandas(table: pd.DataFrame) -> None:
@@ -80,7 +80,7 @@ def test_one_value_is_no_subgroup_and_what_is_not_known_is_left_out(table: pd.Da
 
 
 def test_it_is_said_how_many_were_looked_at(table: pd.DataFrame) -> None:
-    result = subgroups(table, resamples=100, seed=0)
+    result = subgroups(table, verifiable=True, resamples=100, seed=0)
     names = ("roc_auc", "sensitivity", "specificity")
     assert result["looked_at"] == sum(g[name]["value"] is not None for g in result["groups"] for name in names) > 10
     assert "one in twenty" in result["note"] and str(MIN_PATIENTS) in result["note"]
@@ -101,3 +101,20 @@ def test_a_perfect_subgroup_of_few_patients_is_not_certain(table: pd.DataFrame) 
     got = found(table.assign(ranking=table["label"] + 0.0, decision=table["label"]))["gender", "male"]
     for name in ("roc_auc", "sensitivity"):
         assert got[name]["value"] == 1.0 and got[name]["ci95"][0] < 0.7 and got[name]["ci95"][1] == 1.0
+
+
+def test_clusters_that_stand_in_for_patients_have_no_place_in_a_head(table: pd.DataFrame) -> None:
+    groups = subgroups(table, verifiable=False, resamples=100, seed=0)["groups"]
+    assert groups and not any(group["variable"] == "slice position" for group in groups)
+    assert any(variable == "slice position" for variable, _ in found(table))
+
+
+def test_groups_of_few_patients_are_marked_and_the_note_says_what_that_means(table: pd.DataFrame) -> None:
+    groups = found(table)
+    assert groups["gender", "female"]["few_patients"]  # 8 of them
+    assert not groups["gender", "male"]["few_patients"]  # 16, 8 of each class
+    assert groups["age band", "65 and over"]["few_patients"] and groups["type", "epidural"]["few_patients"] is False
+    assert groups["type", "subdural"]["few_patients"]  # 6
+    one_class = found(table[(table["label"] == 0) | (table["patient"] < "p05")])
+    assert one_class["gender", "male"]["few_patients"]  # 16, with 2 positive
+    assert "few_patients" in subgroups(table, verifiable=True, resamples=100, seed=0)["note"]

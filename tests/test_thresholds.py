@@ -62,7 +62,13 @@ def test_cost_threshold_is_the_cheapest_of_all(seed: int, n: int, costs: tuple[f
         return float(missed * ((p < t) & (labels == 1)).sum() + alarm * ((p >= t) & (labels == 0)).sum())
 
     chosen = choose_threshold(p, labels, Goal("cost", missed=missed, alarm=alarm))
-    assert cost(chosen) == pytest.approx(min(cost(t) for t in np.unique(p)))
+    assert cost(chosen) == pytest.approx(min(cost(t) for t in (*np.unique(p), 1.0)))  # at 1 nobody is called: no p reaches it
+
+
+def test_calling_nobody_is_a_threshold_only_where_it_is_cheaper() -> None:
+    p, labels = np.array([0.2, 0.4, 0.6, 0.8]), np.array([0, 1, 0, 0])
+    assert choose_threshold(p, labels, Goal("cost", missed=1, alarm=1)) == pytest.approx(0.9)  # one miss against two alarms
+    assert choose_threshold(p, labels, Goal("cost", missed=2, alarm=1)) == pytest.approx(0.3)  # as dear: somebody is called
 
 
 def test_goals_are_parsed_or_refused() -> None:
