@@ -1,5 +1,7 @@
 """How external slices differ: calibration slope against scikit-learn, distances against scipy, intervals and verdicts."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy.stats import ks_2samp, wasserstein_distance
@@ -7,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 
 from strokect.calibration import sigmoid
 from strokect.calibration_drift import calibration_figures, estimate_where_defined, in_the_large, logit_of, slope
-from strokect.shift import clustered_share, difference, direction
+from strokect.shift import clustered_share, difference, direction, verdict_lines
 from strokect.shift_reference import COHORTS, HEAD, cells, chance, chance_at, cumulative, distance, head_levels, per_patient
 from strokect.slices import Picture
 from strokect.statistics import bootstrap_weights
@@ -122,3 +124,16 @@ def test_a_rate_of_none_has_an_interval_all_the_same() -> None:
     counts, index = bootstrap_weights(np.repeat(np.arange(10), 5).astype(str), 50, 0)
     none = clustered_share(np.zeros(50, bool), counts, index)
     assert none["value"] == 0 and none["ci95"] == pytest.approx([0, 1 - 0.025 ** (1 / 10)])
+
+
+def test_a_cohort_that_is_mostly_rejected_is_said_to_get_no_answers() -> None:
+    verdicts = {"verdict": "cannot tell"}
+    shift: dict[str, Any] = {
+        "figures": {"slice roc_auc": verdicts, "patient roc_auc": verdicts},
+        "calibration": {"in_the_large": verdicts, "slope": verdicts},
+        "intensity": None,
+        "rates": {"reject": {"external": {"value": 0.996}, **verdicts}, "refer": verdicts},
+    }
+    assert verdict_lines(shift)[0].startswith("99.6% of these slices are rejected: in use most would get no label")
+    shift["rates"]["reject"]["external"]["value"] = 0.02
+    assert verdict_lines(shift)[0] == "2.0% of these slices are rejected"
