@@ -34,7 +34,10 @@ const plain = (text) => text.replaceAll("`", "");
 function figures(metrics) {
   const known = Object.keys(FIGURES).filter((key) => metrics?.slice?.[key] && metrics?.patient?.[key]);
   if (known.length === 0) return [];
-  const cell = ({ value, ci95 }) => `${number(value)} [${number(ci95[0])}, ${number(ci95[1])}]`;
+  const cell = ({ value, ci95 }) => {
+    if (value === null) return "not estimable"; // one class only, or nothing to rank
+    return ci95 ? `${number(value)} [${number(ci95[0])}, ${number(ci95[1])}]` : `${number(value)} [no interval]`;
+  };
   const rows = known.map((key) =>
     element(
       "tr",

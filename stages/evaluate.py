@@ -17,7 +17,7 @@ from strokect.files import atomic_folder, read_json, sha256_file, write_json
 from strokect.judge import Judge, load_judge
 from strokect.manifest import Prepared, load_prepared
 from strokect.net_benefit import net_benefit_figures
-from strokect.openings import OPENINGS, opens_test, record_opening
+from strokect.openings import OPENINGS, hash_of_part, opens_test, record_opening
 from strokect.operating_point import patient_scores, series_probability, uncalibrated_scores
 from strokect.out_of_fold import load_out_of_fold
 from strokect.params import EvaluateParams, load_params
@@ -92,7 +92,8 @@ def main() -> None:
         parts.append(scored)
         # The policy holds the hashes of models, gates and operating point: another limit on the same folds is another model.
         model = sha256_file(SAFETY / "policy.json")[:12]
-        if opening := record_opening(OPENINGS, model, prepared.cohort, metrics):
+        files = hash_of_part(prepared.cohort["source"], prepared.manifest["sha256"].to_numpy(str)[test])
+        if opening := record_opening(OPENINGS, model, files, prepared.cohort, metrics):
             print(opening)
     scored_views = load_out_of_fold(EXPORTS, tuple(point["folds"]), prepared.manifest, split)
     bootstrap = {"resamples": params.evaluate.resamples, "seed": params.evaluate.seed}
@@ -112,7 +113,7 @@ def main() -> None:
             training_curves(training, column).to_csv(folder / f"training_{column}.csv")
         risks = risk_coverage_table(read_json("metrics/safety.json")["uncertainty"]["measures"])
         risks.to_csv(folder / "risk_coverage.csv", index=False)
-        draw(parts, training, risks, folder, f"target: {metrics['target']}")
+        draw(parts, training, risks, folder, f"positive: {metrics['target']}")
     with start_tracker(params, "evaluate", "evaluate", prepared.cohort, sha256_file(SPLIT)) as tracker:
         tracker.summary(headline(metrics))
         tracker.plots(Path("reports/plots"))

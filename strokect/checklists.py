@@ -36,6 +36,25 @@ TRAINING = (
     "{{ params.train.epochs }} epochs of AdamW, learning rate {{ params.train.learning_rate }}, weight decay "
     "{{ params.train.weight_decay }}, batch {{ params.train.batch_size }}, {{ params.train.loss }} loss, averaged weights; fixed "
     "schedule, nothing of the held-out part is seen."
+    "{% if params.hnm.enabled and params.hnm.epochs %} Then {{ params.hnm.epochs }} epochs of fine-tuning with the hardest "
+    "{{ '%.0f' | format(100 * params.hnm.negative_fraction) }} % of the negatives and "
+    "{{ '%.0f' | format(100 * params.hnm.positive_fraction) }} % of the positives of the fold's own training part (scored after "
+    "epoch {{ params.hnm.mine_epoch }}) weighted {{ params.hnm.weight }} times, learning rate {{ params.hnm.learning_rate }}."
+    "{% else %} No fine-tuning on hard slices.{% endif %}"
+    "{% if params.export.student != 'none' %} Distillation: students of {{ params.export.student }}, "
+    "{{ params.export.student_epochs }} epochs, learn the probabilities of the fold models; the student of fold k is taught by "
+    "fold model k alone, on its training part.{% endif %}"
+)
+AUGMENTATION = (
+    "{% if params.train.augment.strength %}In training only: rotation up to ±{{ params.train.augment.rotate_deg }}°, scale "
+    "±{{ params.train.augment.scale }}, shift ±{{ params.train.augment.shift }} of the side"
+    "{{ ', mirroring' if params.train.augment.mirror }}, brightness ±{{ params.train.augment.brightness }}, contrast "
+    "±{{ params.train.augment.contrast }}, noise {{ params.train.augment.noise }}, erasing {{ params.train.augment.erase }}, all "
+    "times {{ params.train.augment.strength }}{% else %}No augmentation{% endif %}"
+    "{% if params.train.augment.bleeds %}; synthetic bleeds drawn into "
+    "{{ '%.0f' | format(100 * params.train.augment.bleeds) }} % of the negative training slices{% endif %}"
+    "{% if params.train.mixup_alpha %}; mixup α {{ params.train.mixup_alpha }}{% endif %}. "
+    "Judged and served are the mean logits of the views: {{ views }}."
 )
 UNREADABLE = "{{ left_out }} files left out with the reason and {{ unreadable }} unreadable ones, counted in the audit."
 SOFTWARE = (
@@ -50,6 +69,15 @@ THRESHOLDS = (
 LIMITS = "Report, sections Notes and Must not be used for."
 AUDIT = "Audit: {{ audit_errors }} errors, {{ audit_warnings }} warnings; exceptions in force: {{ audit_allowed or 'none' }}."
 
+CLUSTERS = (
+    "{% if sites %}By site: report, section Subgroups.{% else %}Not told apart: the data name no site, scanner or "
+    "hospital. Slices of a patient are clusters, too; intervals resample patients.{% endif %}"
+)
+DEIDENTIFIED = (
+    "{% if source == 'dicom' %}Patient ids become keyed hashes; no name, date or UID of a file reaches manifest, logs or "
+    "metrics. {% endif %}Report and metrics name no patient. Of the raw data: author."
+)
+PROTOCOL = "params.yaml and dvc.yaml of the commit; the study's own protocol: author."
 CHARACTERISTICS = "Counts: report, section Cohort; age, gender, types where the source has them: section Subgroups."
 BALANCE = (
     "{{ 'Classes are balanced in the loss' if params.train.class_balance else 'Not balanced' }}; calibration that ships: "
@@ -70,13 +98,13 @@ CLAIM = (
     Item("8", "Inclusion and exclusion criteria", f"{UNREADABLE} Clinical criteria: author."),
     Item("9", "Preprocessing", "Square padding and resampling to {{ params.data.image_size }} px of {{ windows }}."),
     Item("10", "Selection of subsets of the data", UNREADABLE),
-    Item("11", "De-identification"),
+    Item("11", "De-identification", DEIDENTIFIED),
     Item("12", "Missing data", UNREADABLE),
     Item("13", "Acquisition protocol"),
     Item("14", "Reference standard", REFERENCE),
     Item("15", "Why this reference standard"),
     Item("16", "Who annotated, with what experience"),
-    Item("17", "How the test part was annotated"),
+    Item("17", "How the test part was annotated", "Like the rest: parts are dealt out of one cohort. How that was: author."),
     Item("18", "Agreement between and within readers"),
     Item("19", "How data was assigned to parts", PARTS),
     Item("20", "Level at which parts are disjoint", "{{ group_by }}. {{ control }}"),
@@ -84,7 +112,7 @@ CLAIM = (
     Item("22", "Model", MODEL),
     Item("23", "Software", SOFTWARE),
     Item("24", "Initial weights", "{{ params.model.weights }}."),
-    Item("25", "Training", TRAINING),
+    Item("25", "Training", f"{TRAINING} {AUGMENTATION}"),
     Item(
         "26",
         "How the final model was chosen",
@@ -109,7 +137,7 @@ CLAIM = (
     Item("39", "Failures", "The worst false negatives and positives are in the local error sheet (reports/errors.html)."),
     Item("40", "Limits", LIMITS),
     Item("41", "What it means for practice"),
-    Item("42", "Where the protocol is", "params.yaml and dvc.yaml of the commit; the study's own protocol: author."),
+    Item("42", "Where the protocol is", PROTOCOL),
     Item("43", "Availability of code, model and data", CODE + " Where data and weights may be had: author."),
     Item("44", "Funding"),
 )
@@ -135,9 +163,9 @@ TRIPOD_AI = (
     Item("10", "Sample size", "Not planned by the pipeline; what it allows to promise: {{ guarantee }}"),
     Item("11", "Missing data", UNREADABLE),
     Item("12a", "Use of the data for development and evaluation", PARTS),
-    Item("12b", "Handling of predictors", "Scaled to the statistics of the starting weights; augmented in training only."),
+    Item("12b", "Handling of predictors", f"Scaled to the statistics of the starting weights. {AUGMENTATION}"),
     Item("12c", "Model, how it was built and validated", f"{MODEL} {TRAINING}"),
-    Item("12d", "Differences between clusters", SUBGROUPS),
+    Item("12d", "Differences between clusters", CLUSTERS),
     Item("12e", "Measures of performance", FIGURES),
     Item("12f", "Updating after evaluation", "None; a site may recalibrate (`python -m stages.recalibrate`), as a new version."),
     Item("12g", "How predictions were computed for evaluation", "By the exported model, with the views that ship: {{ views }}."),
@@ -148,9 +176,9 @@ TRIPOD_AI = (
     Item("17", "Ethical approval"),
     Item("18a", "Funding"),
     Item("18b", "Conflicts of interest"),
-    Item("18c", "Protocol"),
+    Item("18c", "Protocol", PROTOCOL),
     Item("18d", "Registration"),
-    Item("18e", "Availability of the data"),
+    Item("18e", "Availability of the data", "Data SHA-256 {{ data_sha256[:12] }}. Where they may be had: author."),
     Item("18f", "Availability of the code", CODE),
     Item("19", "Patient and public involvement"),
     Item("20a", "Flow of participants", f"{COHORT}; {UNREADABLE}"),
@@ -163,7 +191,7 @@ TRIPOD_AI = (
     Item("21", "Participants and events in each analysis", "Report: each table gives its counts."),
     Item("22", "The full model", "models/release of this run: weights, calibration, thresholds and policy under one manifest."),
     Item("23a", "Performance with intervals, in subgroups too", f"{FIGURES} {SUBGROUPS}"),
-    Item("23b", "Differences between clusters", SUBGROUPS),
+    Item("23b", "Differences between clusters", CLUSTERS),
     Item("24", "Results of updating", "None was done in this run."),
     Item("25", "Interpretation"),
     Item("26", "Limits", LIMITS),

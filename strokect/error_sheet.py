@@ -1,6 +1,6 @@
 """reports/errors.html: the worst misses and false alarms with their class activation maps. A local file: it shows the slices.
 
-Each slice is judged, and its map drawn, by the one fold model that never trained on its patient.
+Each slice is judged, and its map drawn, by the one fold model (or student of it) that held it out.
 """
 
 import base64
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment
+from jinja2 import Environment, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -35,17 +35,21 @@ def worst(oof: pd.DataFrame) -> dict[str, pd.DataFrame]:
     }
 
 
-def with_map(image: NDArray[np.uint8], model: FoldModel) -> tuple[str, str]:
-    """A prepared slice (C, S, S) uint8 → two PNG data URIs: its first channel, and that with the class activation map over it."""
+def with_map(image: NDArray[np.uint8], model: FoldModel) -> tuple[str, str, bool]:
+    """A prepared slice (C, S, S) uint8 → two PNG data URIs, its first channel and that with the class activation map over it, and
+    whether the map is blank: no place of the slice speaks for the target.
+    """
     grey = np.array(Image.fromarray(image[0]).resize((SIDE, SIDE), Image.Resampling.BILINEAR))
     activation = model.run_whole(image).activation
-    strongest = float(np.maximum(activation, 0).max()) or 1.0
-    strength = spread(activation, SIDE, SIDE, (SIDE, SIDE)) / strongest
-    return _uri(grey), _uri(blend(grey, strength))
+    strongest = float(np.maximum(activation, 0).max())
+    strength = spread(activation, SIDE, SIDE, (SIDE, SIDE)) / (strongest or 1.0)
+    return _uri(grey), _uri(blend(grey, strength)), strongest == 0
 
 
 def error_sheet(oof: pd.DataFrame, images: NDArray[np.uint8], exports: Path, facts: dict[str, Any]) -> str:
-    """The page. `oof` is models/oof.csv with a column `row`: the place in `images` (N, C, S, S). `facts`: target, synthetic."""
+    """The page. `oof` is models/oof.csv with a column `row`: the place in `images` (N, C, S, S). `facts`: target,
+    synthetic, group_by, drawn_for (which models), and whether the fold models are students.
+    """
     models: dict[int, FoldModel] = {}
     kinds = []
     for name, rows in worst(oof).items():
@@ -54,10 +58,16 @@ def error_sheet(oof: pd.DataFrame, images: NDArray[np.uint8], exports: Path, fac
             fold = int(entry["fold"])
             if fold not in models:
                 models[fold] = FoldModel(exports / str(fold))
-            plain, mapped = with_map(np.asarray(images[int(entry["row"])]), models[fold])
-            cards.append({"plain": plain, "mapped": mapped, **{key: entry[key] for key in ("probability", "file", "fold")}})
+            plain, mapped, blank = with_map(np.asarray(images[int(entry["row"])]), models[fold])
+            cards.append(
+                {"plain": plain, "mapped": mapped, "blank": blank, **{key: entry[key] for key in ("probability", "file", "fold")}}
+            )
         kinds.append({"name": name, "cards": cards})
-    return Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(PAGE).render(kinds=kinds, **facts)
+    return _page().from_string(PAGE).render(kinds=kinds, **facts)
+
+
+def _page() -> Environment:
+    return Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
 
 
 def _uri(pixels: NDArray[np.uint8]) -> str:
@@ -83,14 +93,21 @@ figcaption { font-size: .85rem; overflow-wrap: anywhere; }
 </style>
 <h1>Worst errors, out-of-fold</h1>
 {% if not synthetic %}<p class="warn"><b>Pictures of patients: do not share, and do not commit.</b></p>{% endif %}
+<p>Models of operating point <code>{{ drawn_for }}</code> (the first digits of the SHA-256 of models/operating_point.json).
+DVC does not keep this page: after a checkout, <code>python -m stages.report</code> draws that of the models that are there.</p>
 <p>Target: {{ target }}. Left the slice as the model sees it, right what speaks for the target in it: the class activation map
-of the fold model that never trained on this patient. A map says where the model looked, not where a lesion is.</p>
+of the {{ 'student of the one fold that never saw' if student else 'fold model that never trained on' }} this
+{{ 'patient' if group_by == 'patient' else 'slice' }}.
+{% if group_by != 'patient' %}Slices were dealt out one by one: it did train on others of the same patient. {% endif %}
+A map says where the model looked, not where a lesion is. A map without colour is no fault of the page: only what speaks
+<em>for</em> the target is drawn, and in a slice that was missed often nothing does; the right picture then equals the left.</p>
 {% for kind in kinds %}
 <h2>{{ kind.name | capitalize }}: {{ kind.cards | length }} shown</h2>
 <div class="sheet">
 {% for card in kind.cards %}
 <figure><div><img src="{{ card.plain }}" alt="slice"><img src="{{ card.mapped }}" alt="class activation map"></div>
-<figcaption>probability {{ '%.3f' | format(card.probability) }}, fold {{ card.fold }}, {{ card.file }}</figcaption></figure>
+<figcaption>probability {{ '%.3f' | format(card.probability) }}, fold {{ card.fold }}, {{ card.file }}{{
+ '; no place speaks for the target' if card.blank }}</figcaption></figure>
 {% else %}<p>None.</p>
 {% endfor %}</div>
 {% endfor %}

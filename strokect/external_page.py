@@ -3,6 +3,7 @@
 from html import escape
 from typing import Any
 
+from strokect.abstention import DECISIONS
 from strokect.reporting import FIGURES, figure_text
 from strokect.shift import shift_rows, verdict_lines
 from strokect.shift_reference import BIN_WIDTH, GREY_BINS, HEAD
@@ -35,11 +36,18 @@ def external_page(metrics: dict[str, Any]) -> str:
         f"<p>{escape(metrics['interval'])}</p>",
         "<h2>Against the development data</h2>" + _table(["", "external", "development", "verdict"], shift_rows(shift)),
     ]
+    parts.insert(-1, "<h2>What the service would answer</h2>" + _table(["label", *DECISIONS], _answers(metrics["policy"])))
     if shift["intensity"]:
         parts.append("<h2>Grey levels of the head</h2>" + _histogram(shift["intensity"][HEAD]["histogram"]))
     parts += [f"<p>{escape(note)}</p>" for note in shift["notes"]]
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>External data</title><style>{STYLE}'
     return f'<!doctype html><html lang="en"><head>{head}</style></head><body>{"".join(parts)}</body></html>\n'
+
+
+def _answers(policy: dict[str, Any]) -> list[list[str]]:
+    """Slices by label and answer: figures of the models say nothing of what the gate lets through."""
+    words = {"normal": "negative", "stroke": "positive"}
+    return [[words[label], *(str(counts[d]) for d in DECISIONS)] for label, counts in policy["counts"].items()]
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

@@ -65,10 +65,12 @@ def card_metadata(sidecar: dict[str, Any], metrics: dict[str, Any]) -> str:
 
 
 def _details(sidecar: dict[str, Any], point: dict[str, Any]) -> list[str]:
-    models = ", ".join(point["exports"])
+    ships = f"models {', '.join(point['exports'])}, calibrated, their probabilities averaged"
+    if "taught_by" in sidecar:
+        ships = "one student, taught by all fold models, calibrated by students of single folds"
     return [
         f"- **Target (what a positive means):** {sidecar['target']}",
-        f"- **Model type:** {sidecar.get('backbone')} at {sidecar['image_size']} px, models {models} averaged after calibration",
+        f"- **Model type:** {sidecar.get('backbone')} at {sidecar['image_size']} px; {ships}",
         f"- **Input:** one axial slice; the models see the window {in_words(windows_of(sidecar))} (level/width in HU), "
         f"pixel checks and people {in_words(BRAIN_ONLY)}",
         f"- **Developed by:** {AUTHOR}",
@@ -105,15 +107,21 @@ def _start() -> list[str]:
 def _training(sidecar: dict[str, Any]) -> list[str]:
     return [
         f"- **Training data:** {sidecar.get('source')}, labels per {sidecar.get('label_unit')} ({sidecar.get('labels')}), "
-        f"split by {sidecar.get('group_by')}; SHA-256 of the packed cohort {str(sidecar.get('data_sha256'))[:12]}",
+        f"{_dealt(sidecar)}; SHA-256 of the packed cohort {str(sidecar.get('data_sha256'))[:12]}",
         f"- **Where the data comes from and who agreed to its use:** {AUTHOR}",
         "- **Hyperparameters:** params.yaml of the revision that made the release",
         f"- **Split:** SHA-256 {str(sidecar.get('split_sha256'))[:12]}",
     ]
 
 
+def _dealt(sidecar: dict[str, Any]) -> str:
+    if sidecar.get("group_by") == "none":
+        return "NOT split by patient (slices were dealt out one by one, so figures are too good)"
+    return f"split by {sidecar.get('group_by')}"
+
+
 def _evaluation(metrics: dict[str, Any], safety: dict[str, Any]) -> list[str]:
-    part = SPLITS[metrics["part"]]
+    part = SPLITS[metrics["part"]].capitalize()
     rows = [
         f"| {name} | {_cell(metrics, 'slice', name)} | {_cell(metrics, 'patient', name)} |"
         for name in FIGURES

@@ -20,7 +20,8 @@ from matplotlib import pyplot as plt
 Floats = NDArray[np.float64]
 PART_NAMES = {"oof": "out-of-fold", "test": "test"}
 COLOURS = {"oof": "#0072B2", "test": "#D55E00"}  # Okabe–Ito, told apart by colour-blind readers
-CLASS_COLOURS = {"normal": "#0072B2", "stroke": "#D55E00"}
+# A positive is whatever the target says: neither class is called stroke or normal.
+CLASS_COLOURS = {"negative": "#0072B2", "positive": "#D55E00"}
 MEASURE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")
 POINTS = 400  # a plot needs no more; `dvc plots show` embeds every point
 
@@ -162,7 +163,7 @@ def _draw_confusion(parts: list[Scored], path: Path, title: str) -> None:
         axes.set(xticks=[0, 1], yticks=[], xticklabels=CLASS_COLOURS, xlabel="decision")
         axes.set_title(f"{PART_NAMES[scored.part]}, n = {len(scored.labels)} slices", fontsize=10)
     panels[0][0].set(ylabel="label", yticks=[0, 1], yticklabels=CLASS_COLOURS)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(f"Decisions, slices\n{title}", fontsize=10, y=1.04)
     _save(figure, path)
 
 
@@ -190,7 +191,7 @@ def _draw_probabilities(tables: dict[str, dict[str, pd.DataFrame]], path: Path, 
         axes.set_title(PART_NAMES[part], fontsize=10)
     panels[0][0].set_ylabel("share of the class's slices")
     panels[0][0].legend()
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(f"Calibrated probabilities, slices\n{title}", fontsize=10, y=1.04)
     _save(figure, path)
 
 
@@ -231,5 +232,5 @@ def _draw_training(training: pd.DataFrame, path: Path, title: str) -> None:
         axes.set(xlabel="epoch (fine-tuning on hard slices last)", ylabel=name)
         axes.xaxis.get_major_locator().set_params(integer=True)
     panels[1].legend(fontsize=9)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(f"Training of the folds\n{title}", fontsize=10, y=1.02)
     _save(figure, path)

@@ -4,10 +4,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from strokect.hounsfield import in_words, windows_of
 from strokect.intended_use import INTENDED_USE, OUT_OF_SCOPE
+from strokect.openings import openings_of
 from strokect.report_sections import guarantee_words
 from strokect.reporting import FIGURES, figure_text
 
@@ -27,31 +26,39 @@ TAKEN_OVER = (
     *("target", "n_slices", "n_patients", "n_positive_patients", "group_by", "device", "interval"),
     *("source", "labels", "data_sha256", "backbone", "notes"),
 )
+# Tracked, and written by a run or from its outcome: `dvc.lock` by DVC, the README's numbers and docs by `make readme`.
+WRITTEN_BY_RUNS = ("dvc.lock", "metrics", "docs", "README.md")
 PART_WORDS = {"test": "Test part", "oof": "Out-of-fold"}
 
 
 def revision(root: Path) -> tuple[str, bool]:
-    """The commit that is checked out, and whether tracked files differ from it; ("unknown", False) without git."""
+    """The commit that is checked out, and whether code or params differ from it; ("unknown", False) without git.
+
+    What the pipeline writes itself (WRITTEN_BY_RUNS) differs whenever this is asked in a run, and says nothing about the code.
+    """
 
     def git(*arguments: str) -> str | None:
         done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
         return done.stdout.strip() if done.returncode == 0 else None
 
+    code = [":/", *(f":(top,exclude){path}" for path in WRITTEN_BY_RUNS)]
     try:
-        commit, changed = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
+        commit, changed = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no", "--", *code)
     except FileNotFoundError:
         return "unknown", False
     return commit or "unknown", bool(changed)
 
 
-def opened(path: Path, data_sha256: str, synthetic: bool) -> str:
-    """How often the test part of this data was opened, in words."""
+def opened(path: Path, test_sha256: str | None, data_sha256: str, synthetic: bool) -> str:
+    """How often the test part was opened, in a sentence. `test_sha256` is `openings.hash_of_part`, None without a part."""
+    if test_sha256 is None:
+        return "There is no test part (split.test_fraction: 0): every patient is judged out-of-fold."
     if synthetic:
-        return "as often as anybody liked: the data are synthetic"
-    lines = pd.read_csv(path, dtype=str) if path.is_file() else pd.DataFrame({"data_sha256": []})
-    own = int((lines["data_sha256"] == data_sha256).sum())
-    times = {0: "not once", 1: "once"}.get(own, f"{own} times, each with another model")
-    return f"{times}, as far as this data hash tells (metrics/test_openings.csv; another image size or label set is another hash)"
+        return "The test part was opened as often as anybody liked: the data are synthetic."
+    times = len(openings_of(path, test_sha256, data_sha256))
+    words = {0: "not once", 1: "once"}.get(times, f"{times} times, each with another model")
+    how = "metrics/test_openings.csv, by the hashes of its files: another split is another part"
+    return f"The test part was opened {words} ({how})."
 
 
 def report_facts(
@@ -102,6 +109,7 @@ def report_facts(
         "pointing": _pointing(safety),
         "guarantee": guarantee_words(metrics),
         "subgroups": f"{metrics['subgroups']['looked_at']} figures of {len(metrics['subgroups']['groups'])} subgroups",
+        "sites": any(group["variable"] in ("site", "source") for group in metrics["subgroups"]["groups"]),
         "params": params,
         "openings": openings,
         "commit": commit[0],
@@ -145,7 +153,7 @@ def _card(metrics: dict[str, Any], level: str, name: str) -> dict[str, str]:
 
 def _ships(sidecar: dict[str, Any], point: dict[str, Any]) -> str:
     if "taught_by" in sidecar:
-        return f"one student taught by {len(point['folds'])} folds"
+        return f"one {sidecar.get('backbone')} student taught by {len(point['folds'])} fold models"
     return f"{len(point['folds'])} folds, their calibrated probabilities averaged"
 
 

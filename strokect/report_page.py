@@ -12,7 +12,7 @@ CAPTIONS = {
     "roc.png": "ROC curve, slices",
     "pr.png": "Precision and recall, slices",
     "calibration.png": "Calibration before and after: what a probability means",
-    "net_benefit.png": "Decision curve: acting on the model, on everybody, on nobody",
+    "net_benefit.png": "Decision curve, slices (not patients): acting on the model, on everybody, on nobody",
     "risk_coverage.png": "Answering less: the error rate among the slices that are still answered",
     "confusion.png": "Decisions, slices: out-of-fold at thresholds chosen on other patients, test at the one that ships",
     "probabilities.png": "Calibrated probabilities by class",

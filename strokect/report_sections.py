@@ -8,17 +8,19 @@ from strokect.reporting import figure_text
 Section = dict[str, Any]
 WAYS = {"as_errors": "as errors", "to_a_human": "as sent to a person", "answered_only": "left out"}
 PARTS = {"oof": "out-of-fold", "test": "test part"}
+CLASSES = {"normal": "negative", "stroke": "positive"}  # keys of the metrics → words: a positive is what the target says
 
 
 def sections(metrics: dict[str, Any], oof: dict[str, Any], safety: dict[str, Any], point: dict[str, Any]) -> list[Section]:
     """In the order of the page, from metrics/{evaluate,oof,safety}.json and models/operating_point.json."""
+    parts = [metrics] if metrics["part"] == "oof" else [metrics, oof]
     return [
-        _prevalence(metrics),
-        _calibration(oof, point),
+        _prevalence(parts),
+        _calibration(parts, oof, point),
         _guarantees(metrics),
         _abstaining(metrics, safety),
         _safety(safety),
-        _subgroups(metrics, oof),
+        _subgroups(parts),
         _ablation(metrics),
     ]
 
@@ -41,12 +43,15 @@ def _table(head: list[str], rows: Iterable[list[str]], caption: str = "") -> dic
     return {"caption": caption, "head": head, "rows": list(rows)}
 
 
-def _prevalence(metrics: dict[str, Any]) -> Section:
-    rows = [
-        [f"{entry['prevalence']:.0%}", level, figure_text(entry["ppv"]), figure_text(entry["npv"])]
-        for level in ("slice", "patient")
-        for entry in metrics[level]["at_prevalence"]
-    ]
+def _prevalence(parts: list[dict[str, Any]]) -> Section:
+    tables = []
+    for part in parts:
+        rows = [
+            [f"{entry['prevalence']:.0%}", level, figure_text(entry["ppv"]), figure_text(entry["npv"])]
+            for level in ("slice", "patient")
+            for entry in part[level]["at_prevalence"]
+        ]
+        tables.append(_table(["share of positives", "level", "PPV", "NPV"], rows, PARTS[part["part"]].capitalize()))
     return _section(
         "prevalence",
         "Predictive values where you are",
@@ -54,31 +59,38 @@ def _prevalence(metrics: dict[str, Any]) -> Section:
             "What a positive or a negative answer is worth depends on how common positives are. By Bayes' rule from sensitivity "
             "and specificity above, which are taken to be the same there; evaluate.prevalence lists the shares."
         ],
-        _table(["positives", "level", "PPV", "NPV"], rows),
+        *tables,
     )
 
 
-def _calibration(oof: dict[str, Any], point: dict[str, Any]) -> Section:
+def _calibration(parts: list[dict[str, Any]], oof: dict[str, Any], point: dict[str, Any]) -> Section:
     losses = point["calibration_log_loss_cross_fitted"]
     chosen = point["calibration"]["method"]
     rows = [[name, f"{loss:.4f}", "ships" if name == chosen else ""] for name, loss in losses.items()]
-    analytic = [
-        [level, name.replace("_", " "), figure_text(oof[level][name]), _analytic(found), found["method"]]
-        for level in ("slice", "patient")
-        for name in ("roc_auc", "sensitivity", "specificity")
-        for found in (oof[level].get(f"{name}_analytic"),)
-        if found
-    ]
     return _section(
         "calibration",
         "Calibration, and a check of the intervals",
         [
             f"Ships: {chosen}; chosen by log loss, each patient judged by a calibration that was fitted without them. Expected "
-            f"calibration error out-of-fold, slices: {figure_text(oof['slice']['ece'])}."
+            f"calibration error out-of-fold, slices: {figure_text(oof['slice']['ece'])}.",
+            "Intervals in two ways: from resampled patients, and by a formula without resampling. Of patients, the formula "
+            "(DeLong, Wilson) covers better where they are few; of slices, Obuchowski's knows which share a patient.",
         ],
         _table(["method", "cross-fitted log loss", ""], rows),
-        _table(["level", "figure", "bootstrap of patients", "analytic", "by"], analytic, "Out-of-fold, intervals in two ways"),
+        *(_two_ways(part) for part in parts),
     )
+
+
+def _two_ways(part: dict[str, Any]) -> dict[str, Any]:
+    rows = [
+        [level, name.replace("_", " "), figure_text(part[level][name]), _analytic(found), found["method"]]
+        for level in ("slice", "patient")
+        for name in ("roc_auc", "accuracy", "sensitivity", "specificity")
+        for found in (part[level].get(f"{name}_analytic"),)
+        if found
+    ]
+    caption = f"{PARTS[part['part']].capitalize()}, intervals in two ways"
+    return _table(["level", "figure", "bootstrap of patients", "analytic", "by"], rows, caption)
 
 
 def _analytic(figure: dict[str, Any]) -> str:
@@ -143,26 +155,32 @@ def _abstaining(metrics: dict[str, Any], safety: dict[str, Any]) -> Section:
 
 
 def _safety(safety: dict[str, Any]) -> Section:
-    false = [[name, str(entry["n"]), figure_text(entry)] for name, entry in safety["false_rejects"].items()]
+    false = [[CLASSES.get(name, name), str(entry["n"]), figure_text(entry)] for name, entry in safety["false_rejects"].items()]
     outliers = [
         [name.replace("_", " "), str(entry["n"]), figure_text(entry["rejected"])] for name, entry in safety["outliers"].items()
     ]
     return _section(
         "safety",
         "Safety: what is rejected",
-        [f"One joint limit of {safety['max_false_reject']:.0%} false rejects over all layers, of the positive slices, too."],
+        [
+            f"All layers together may reject {safety['max_false_reject']:.0%} of ordinary slices (safety.max_false_reject); what "
+            "they reject of unseen slices, by class and position, is in the first table.",
+            *safety["notes"],
+        ],
         _table(["ordinary slices", "n", "rejected"], false),
         _table(["what is no slice", "n", "rejected"], outliers),
     )
 
 
-def _subgroups(metrics: dict[str, Any], oof: dict[str, Any]) -> Section:
-    parts = [metrics] if metrics["part"] == "oof" else [metrics, oof]
+def _subgroups(parts: list[dict[str, Any]]) -> Section:
     looked_at = " and ".join(f"{part['subgroups']['looked_at']} figures {PARTS[part['part']]}" for part in parts)
     return _section(
         "subgroups",
         "Subgroups",
-        [f"Slices; {looked_at} were looked at. {metrics['subgroups']['note']} “Says little”: an interval wider than 0.4."],
+        [
+            f"Figures of slices, not of patients, with intervals over resampled patients; {looked_at} were looked at. "
+            f"{parts[0]['subgroups']['note']} “Says little”: an interval wider than 0.4."
+        ],
         *(_of_groups(part["subgroups"]["groups"], PARTS[part["part"]]) for part in parts),
     )
 
@@ -183,6 +201,18 @@ def _of_groups(groups: list[dict[str, Any]], caption: str) -> dict[str, Any]:
     return _table(head, rows, caption)
 
 
+def _ablation_words(rows: list[dict[str, Any]]) -> str:
+    """What was compared with what, on what, and what it cannot say."""
+    text = (
+        "Each part is left out of this run, and the run judged with and without it on the same slices; the difference is with "
+        "− without, paired over resampled patients. Lower log loss and higher ROC AUC are better; “cannot tell”: the interval "
+        "holds no change. Nothing is trained again without the part, and the figures are of slices."
+    )
+    if not any(row["part"] == "ensemble" for row in rows):
+        text += " The average of the fold models has no out-of-fold estimate: whether it earns its cost needs a test part."
+    return text
+
+
 def _ablation(metrics: dict[str, Any]) -> Section:
     rows = [
         [
@@ -199,6 +229,6 @@ def _ablation(metrics: dict[str, Any]) -> Section:
     return _section(
         "ablation",
         "Which parts earn their cost",
-        ["Each part left out of this run, on the same slices; paired over resampled patients. Lower log loss is better."],
+        [_ablation_words(metrics["ablation"])],
         _table(["part", "with it, against", "judged on", "figure", "without → with", "difference", ""], rows),
     )

@@ -105,6 +105,11 @@ def notes(part: str, cohort: dict[str, Any], sidecar: dict[str, Any], audit: dic
     else:
         judge = "student" if student else "ensemble"
         lines.append(f"Test part: judged by the exported {judge} with the operating point chosen out-of-fold.")
+        of_folds = "students of single folds" if student else "single fold models"
+        lines.append(
+            f"The {judge} is not what out-of-fold figures, guarantees and the refer band are about: those are of {of_folds}. "
+            "A difference between the two parts is one of models as well as of patients, and neither estimates the other."
+        )
     if sidecar["group_by"] == "none":
         lines.append("NOT patient-independent: slices of one patient are in several parts (split.group_by: none).")
     if not cohort["patient_level_verifiable"]:

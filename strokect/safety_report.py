@@ -13,7 +13,7 @@ from strokect.abstention import account, combine
 from strokect.edges import widened_at_the_edge
 from strokect.errors import ImageError, NoResultError
 from strokect.files import sha256_bytes
-from strokect.hounsfield import BRAIN_ONLY
+from strokect.hounsfield import BRAIN_ONLY, Windows
 from strokect.judge import Judge
 from strokect.params import SafetyParams
 from strokect.pixel_checks import CHECKS
@@ -29,14 +29,10 @@ from strokect.texture import GUARD, TEXTURE
 
 Floats = NDArray[np.float64]
 NOTES = [
-    "False rejects, refer band and policy figures are those of single fold models on patients they have not seen. Calibration, "
-    "slice threshold, limits, the gate's common scale and the refer band were fitted again for each fifth of the patients "
-    "without it; the choice of the gate's score and of the measure, and the guards of the pixel checks, were not. What ships is "
-    "the mean of the models.",
     "The guards of the pixel checks (pixel_checks: 'guard') were set by people who looked at CT-ICH slices and at made-up "
     "outliers like the built-in categories; the first brain MRI and chest CT pictures were looked at before the last of them.",
     "Outliers are judged by what ships. Built-in categories are made by strokect/outliers.py, those of slices from development "
-    "slices, which four of five models were trained on: the gate's AUROC on them is low for that reason, too. bone_window is "
+    "slices, which {trained} trained on: the gate's AUROC on them is low for that reason, too. bone_window is "
     "simulated from 8-bit pictures. The gate's score was chosen on proxies (strokect/proxies.py) of other kinds, but for phantom "
     "slices, which are in both; that it may read pooled stages, and the texture check, came of looking at phantom slices that "
     "passed. The phantom row is no independent figure.",
@@ -51,6 +47,22 @@ AS_CT_SLICES = (
 )
 UNREADABLE, NO_RESULT = "unreadable", "no_result"
 POSITIONS = ("lowest third", "middle third", "highest third")
+
+
+def notes(sidecar: dict[str, Any], windows: Windows) -> list[str]:
+    """What must stand beside the figures, by what ships (its sidecar) and what it sees."""
+    student, unit = "taught_by" in sidecar, "patients" if sidecar["group_by"] == "patient" else "slices"
+    judges = "students of single folds" if student else "single fold models"
+    ships = "one student taught by all folds on all of these slices" if student else "the mean of the models"
+    first = (
+        f"False rejects, refer band and policy figures are those of {judges} on {unit} they have not seen. Calibration, "
+        "slice threshold, limits, the gate's common scale and the refer band were fitted again for each fifth of the "
+        f"{unit} without it; the choice of the gate's score and of the measure, and the guards of the pixel checks, were not. "
+        f"What ships is {ships}."
+    )
+    trained = "what ships was" if student else "four of five models were"
+    rest = [note.format(trained=trained) for note in NOTES]
+    return [first, *rest] if windows == BRAIN_ONLY else [first, *rest, AS_CT_SLICES]
 
 
 def judge_outliers(judge: Judge, pictures: Sequence[bytes]) -> tuple[Floats, list[list[str]]]:
@@ -193,7 +205,7 @@ def safety_metrics(
             scored.labels, combine(fitted.decision, fitted.rejected, fitted.referred), scored.patients, **resampling
         ),
         "reference": reference(scored, heads, fitted.referred, policy, params.refer_rate, **resampling),
-        "notes": NOTES if judge.windows == BRAIN_ONLY else [*NOTES, AS_CT_SLICES],
+        "notes": notes(judge.engine.models[0].sidecar, judge.windows),
     }
 
 

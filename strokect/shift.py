@@ -198,7 +198,12 @@ def verdict_lines(shift: dict[str, Any]) -> list[str]:
     slopes = {"higher": "the probabilities are not sure enough", "lower": "the probabilities are too sure of themselves"}
     grey = shift["intensity"][HEAD]["verdict"] if shift["intensity"] else "not available, the release carries no reference"
     large, slope = calibration["in_the_large"]["verdict"], calibration["slope"]["verdict"]
+    share = rates["reject"]["external"]["value"]
+    gated = [f"{share:.1%} of these slices are rejected"] if share is not None else []
+    if share is not None and share > 0.5:  # figures are of all slices, and would be read as those of answers
+        gated[0] += ": in use most would get no label, and the figures are of models that the gate keeps from answering"
     return [
+        *gated,
         f"slice ROC AUC against development: {figures['slice roc_auc']['verdict']}",
         f"patient ROC AUC against development: {figures['patient roc_auc']['verdict']}",
         f"grey levels of the head: {grey}",

@@ -81,6 +81,13 @@ def test_committed_lock_is_that_of_the_committed_params() -> None:
     assert lock["train_fold@0"]["params"]["params.yaml"]["train"] == params["train"]
 
 
+def test_the_worst_errors_are_neither_in_git_nor_an_output_that_dvc_would_push() -> None:
+    named = [stage for stage in STAGES.values() if "outs" in stage]
+    outs = [next(iter(out)) if isinstance(out, dict) else out for stage in named for out in stage["outs"]]
+    assert "reports/report.html" in outs and not {"reports", "reports/errors.html"} & set(outs)
+    assert "/reports/" in (ROOT / ".gitignore").read_text().splitlines()
+
+
 def shell(folder: Path, *command: str) -> str:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": ""}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
@@ -107,4 +114,5 @@ def test_push_clone_pull_and_nothing_to_do(tmp_path: Path) -> None:
     shell(second, "dvc", "pull", "-q")
     assert (second / "models/release/manifest.json").is_file()
     assert "up to date" in shell(second, "dvc", "repro")
+    assert (first / "reports/errors.html").is_file() and not (second / "reports/errors.html").exists()  # pictures stay here
     assert shell(second, "git", "status", "--porcelain") == ""

@@ -84,3 +84,13 @@ def test_what_is_not_estimable_is_not_a_number(metrics: dict[str, Any], safety: 
     text = model_card(SIDECAR, POINT, metrics, safety | {"activation_map": None})
     assert re.search(r"^\| roc_auc \| .+ \| not estimable \|$", text, re.MULTILINE)
     assert "is not known on this data" in text
+
+
+def test_a_student_is_not_called_an_average_and_slices_dealt_out_one_by_one_are_named(
+    metrics: dict[str, Any], safety: dict[str, Any]
+) -> None:
+    ordinary = model_card(SIDECAR, POINT, metrics, safety)
+    assert "models 0, 1, calibrated, their probabilities averaged" in ordinary and "split by patient" in ordinary
+    card = model_card(SIDECAR | {"taught_by": {"0": "x"}, "group_by": "none"}, POINT, metrics, safety)
+    assert "one student, taught by all fold models" in card and "averaged" not in card
+    assert "NOT split by patient" in card

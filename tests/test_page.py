@@ -69,6 +69,17 @@ def test_it_says_what_the_model_is(browser: Browser, url: str) -> None:
         assert f"Threshold of a {level}\n{model['thresholds'][level]['threshold']:.2f}" in shown
 
 
+def test_figures_that_are_not_estimable_are_said_to_be(browser: Browser) -> None:
+    with PageServer() as server:
+        described = server.describe()
+        described["metrics"]["slice"] = described["metrics"]["slice"] | {"specificity": {"value": None, "ci95": None}}
+        described["metrics"]["patient"] = described["metrics"]["patient"] | {"specificity": {"value": 0.5, "ci95": None}}
+        server.describe = lambda: described  # type: ignore[method-assign]
+        browser.open(server.url)
+        browser.one("#about summary").click()
+        assert "Specificity not estimable 0.50 [no interval]" in browser.text("#about")
+
+
 def test_no_script_and_no_style_of_the_page_is_inline() -> None:
     text = (ROOT / "page/index.html").read_text(encoding="utf-8")
     assert "<style" not in text and " style=" not in text and "javascript:" not in text and text.count("<script") == 1

@@ -210,8 +210,11 @@ def test_synthetic_data_leaves_no_test_opening_and_real_data_one_per_model(pipel
     metrics = read_json(pipeline / "metrics/evaluate.json")
     real = {"synthetic": False, "data_sha256": "d"}
     for model in ("a", "a", "b", "a"):
-        record_opening(path, model, real, metrics)
+        record_opening(path, model, "t", real, metrics)
     assert pd.read_csv(path)["model"].tolist() == ["a", "b"]
+    # The same files at another image size: still the same test part, and only a new model adds a line.
+    said = [record_opening(path, model, "t", real | {"data_sha256": "e"}, metrics) for model in ("a", "c")]
+    assert said[0] is None and "opening 3 of it" in str(said[1])
 
 
 def test_plotted_curves_are_those_of_the_reported_figures(pipeline: Path) -> None:

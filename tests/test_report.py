@@ -5,15 +5,20 @@ import re
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+import yaml
+from conftest import ROOT
 from jinja2 import UndefinedError
 
-from strokect.checklists import AUTHOR, CHECKLISTS, CLAIM, TRIPOD_AI, Item, fill
-from strokect.error_sheet import PER_PATIENT, SHOWN, worst
+from strokect.checklists import AUTHOR, CHECKLISTS, CLAIM, TRAINING, TRIPOD_AI, Item, fill
+from strokect.error_sheet import PER_PATIENT, SHOWN, with_map, worst
 from strokect.files import read_json
+from strokect.openings import OPENINGS, hash_of_part, openings_of
 from strokect.report_facts import opened, revision
 from tests.conftest import run
 
@@ -157,15 +162,30 @@ def test_an_answer_without_its_fact_is_an_error_not_a_blank() -> None:
         fill((Item("2", "Data", "{{ n }} slices"),), {})
 
 
-def test_openings_are_counted_for_this_data_only(tmp_path: Path) -> None:
+def test_openings_are_counted_for_this_test_part_only(tmp_path: Path) -> None:
     path = tmp_path / "test_openings.csv"
-    assert opened(path, "a", False).startswith("not once")
-    path.write_text("date,model,data_sha256\n2026-01-01,x,a\n2026-01-02,y,b\n2026-01-03,z,a\n")
-    assert opened(path, "b", False).startswith("once") and opened(path, "a", False).startswith("2 times, each with another model")
-    assert opened(path, "a", True).startswith("as often as anybody liked")
+    assert "opened not once" in opened(path, "t", "a", False)
+    lines = ["date,model,data_sha256,test_sha256", "1,x,a,", "2,y,b,t", "3,z,c,t", "4,w,a,other"]
+    path.write_text("\n".join(lines) + "\n")
+    # The line from before test parts had hashes is known by its data, the others whatever size their pixels had.
+    assert "opened 3 times, each with another model" in opened(path, "t", "a", False)
+    assert "opened 2 times" in opened(path, "t", "d", False) and "opened once" in opened(path, "other", "d", False)
+    assert "as often as anybody liked" in opened(path, "t", "a", True)
+    assert opened(path, None, "a", False).startswith("There is no test part (split.test_fraction: 0)")
 
 
-def test_the_commit_is_named_and_whether_files_differ_from_it(tmp_path: Path) -> None:
+def test_another_image_size_and_other_labels_are_the_same_test_part() -> None:
+    files = ["b", "a", "c"]
+    assert hash_of_part("dicom", files) == hash_of_part("dicom", sorted(files)) != hash_of_part("folder", files)
+    assert hash_of_part("dicom", files) != hash_of_part("dicom", files[:2])
+
+
+def test_the_committed_openings_are_readable() -> None:
+    old = pd.read_csv(ROOT / OPENINGS, dtype=str).iloc[0]
+    assert len(openings_of(ROOT / OPENINGS, "of no part", old["data_sha256"])) == 1
+
+
+def test_the_commit_is_named_and_whether_code_differs_from_it(tmp_path: Path) -> None:
     assert revision(tmp_path) == ("unknown", False)
 
     def git(*arguments: str) -> str:
@@ -173,13 +193,55 @@ def test_the_commit_is_named_and_whether_files_differ_from_it(tmp_path: Path) ->
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     git("init", "-q")
-    (tmp_path / "a").write_text("1")
-    git("add", "a")
+    (tmp_path / "metrics").mkdir()
+    for name in ("code.py", "dvc.lock", "metrics/oof.json"):
+        (tmp_path / name).write_text("1")
+    git("add", ".")
     git("commit", "-qm", "a")
     head = git("rev-parse", "HEAD")
     assert revision(tmp_path) == (head, False)
-    (tmp_path / "a").write_text("2")
+    for name in ("dvc.lock", "metrics/oof.json"):  # what a run writes while its report is made
+        (tmp_path / name).write_text("2")
+    assert revision(tmp_path) == revision(tmp_path / "metrics") == (head, False)
+    (tmp_path / "code.py").write_text("2")
     assert revision(tmp_path) == (head, True)
+
+
+def test_both_parts_show_predictive_values_and_analytic_intervals(page: Page, reported: Path) -> None:
+    for path in ("metrics/evaluate.json", "metrics/oof.json"):
+        metrics = read_json(reported / path)
+        for level in ("slice", "patient"):
+            for figure in (metrics[level]["roc_auc_analytic"], metrics[level]["at_prevalence"][0]["ppv"]):
+                shown = f"{figure['value']:.3f} [{figure['ci95'][0]:.3f}, " if figure["ci95"] else "not estimable"
+                assert shown in page.text, (path, level)
+    for note in read_json(reported / "metrics/safety.json")["notes"]:
+        assert note in page.text
+
+
+def test_classes_are_named_by_the_target_not_as_stroke_and_normal(page: Page, reported: Path) -> None:
+    assert re.search(r"positive \d+ \d\.\d{3} \[", page.text)
+    header = (reported / "reports/plots/probabilities_oof.csv").read_text().splitlines()[0]
+    assert header == "probability,negative,positive"
+    confusion = pd.read_csv(reported / "reports/plots/confusion_oof.csv")
+    assert set(confusion["actual"]) == {"negative", "positive"}
+
+
+def test_the_training_that_is_answered_is_the_one_that_ran(page: Page, reported: Path) -> None:
+    facts: dict[str, Any] = {"params": yaml.safe_load((reported / "params.yaml").read_text()), "views": "identity, mirror"}
+    assert "epochs of fine-tuning with the hardest" in page.text and "Distillation" not in page.text
+    facts["params"]["hnm"]["enabled"], facts["params"]["export"]["student"] = False, "tf_efficientnet_lite0"
+    answer = fill((Item("25", "Training", TRAINING),), facts)[0]["answer"]
+    assert "No fine-tuning on hard slices. Distillation: students of tf_efficientnet_lite0" in answer
+    assert "the data name no site" in page.text
+
+
+def test_a_map_in_which_nothing_speaks_for_the_target_is_said_to_be_blank() -> None:
+    class Silent:
+        def run_whole(self, image: np.ndarray) -> Any:
+            return SimpleNamespace(activation=np.full((4, 4), -1.0, np.float32))
+
+    plain, _, blank = with_map(np.full((1, 8, 8), 100, np.uint8), Silent())  # type: ignore[arg-type]
+    assert blank and plain.startswith("data:image/png")
 
 
 def test_figures_that_are_not_estimable_are_said_to_be(reported: Path) -> None:

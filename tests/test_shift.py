@@ -1,5 +1,7 @@
 """How external slices differ: calibration slope against scikit-learn, distances against scipy, intervals and verdicts."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy.stats import ks_2samp, wasserstein_distance
@@ -7,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 
 from strokect.calibration import sigmoid
 from strokect.calibration_drift import calibration_figures, estimate_where_defined, in_the_large, logit_of, slope
-from strokect.shift import difference, direction
+from strokect.shift import difference, direction, verdict_lines
 from strokect.shift_reference import COHORTS, HEAD, cells, chance, chance_at, cumulative, distance, head_levels, per_patient
 from strokect.slices import Picture
 from strokect.statistics import bootstrap_weights
@@ -116,3 +118,16 @@ def test_difference_and_its_verdict() -> None:
     assert difference(here, {"value": None, "ci95": None})["verdict"] == "not estimable"
     assert difference(here, None)["difference"] is None and difference(here, there, judge=False)["verdict"] == "not judged"
     assert direction(0.9, 1.1, at=1.0) == "cannot tell" and direction(1.01, 1.1, at=1.0) == "higher"
+
+
+def test_a_cohort_that_is_mostly_rejected_is_said_to_get_no_answers() -> None:
+    verdicts = {"verdict": "cannot tell"}
+    shift: dict[str, Any] = {
+        "figures": {"slice roc_auc": verdicts, "patient roc_auc": verdicts},
+        "calibration": {"in_the_large": verdicts, "slope": verdicts},
+        "intensity": None,
+        "rates": {"reject": {"external": {"value": 0.996}, **verdicts}, "refer": verdicts},
+    }
+    assert verdict_lines(shift)[0].startswith("99.6% of these slices are rejected: in use most would get no label")
+    shift["rates"]["reject"]["external"]["value"] = 0.02
+    assert verdict_lines(shift)[0] == "2.0% of these slices are rejected"
