@@ -71,12 +71,13 @@ def main(arguments: list[str] | None = None) -> None:
         raise ParamsError(f"--source {given.source!r}: allowed: {', '.join(READERS)}")
     release, root = load_release(given.release), given.raw or Path("data/raw") / given.source
     size, out = int(release.sidecar["image_size"]), given.out or Path("reports/external") / given.source
-    source = read_source(replace(params.data, source=given.source, image_size=size, windows=release.judge.windows), root)
+    seen_as: dict[str, Any] = {"image_size": size, "crop": release.judge.crop, "windows": release.judge.windows}
+    source = read_source(replace(params.data, source=given.source, **seen_as), root)
     target = check_target(release.sidecar["target"], source.target, given.target_differs)
     listed = given.patients.read_text(encoding="utf-8").split() if given.patients else None
     rows = choose_rows(source.rows, given.where, set(listed) if listed is not None else None)
     with Journal(out / "journal.jsonl", release.version) as journal:
-        seen = survey(source, rows, root, size, journal)
+        seen = survey(source, rows, root, size, release.judge.crop, journal)
         check_unreadable(seen.unreadable, params.data.max_unreadable)
         pictures = (seen.sha256, seen.hashes, seen.blank, seen.patients)
         overlap = check_overlap(release.created_from.get("data_sha256"), *pictures, allowed=given.allow_overlap)

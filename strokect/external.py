@@ -18,6 +18,7 @@ from strokect.abstention import account
 from strokect.engine import available_cores
 from strokect.errors import DataError, ImageError, NoResultError, NotEstimableError
 from strokect.files import sha256_file
+from strokect.head_crop import Crop
 from strokect.journal import Journal
 from strokect.judge import Judge
 from strokect.operating_point import patient_scores, series_probability
@@ -28,7 +29,7 @@ from strokect.release import Release
 from strokect.reporting import Judged, report
 from strokect.shift import External, shift_report
 from strokect.shift_reference import head_levels
-from strokect.slices import resize_slice
+from strokect.slices import model_input
 from strokect.sources import Row, Source
 
 Floats = NDArray[np.float64]
@@ -78,8 +79,8 @@ def choose_rows(rows: list[Row], where: Iterable[str], patients: set[str] | None
     return rows
 
 
-def survey(source: Source, rows: list[Row], root: Path, size: int, journal: Journal) -> Survey:
-    """Read and measure every picture, in threads. What cannot be read is kept aside."""
+def survey(source: Source, rows: list[Row], root: Path, size: int, crop: Crop, journal: Journal) -> Survey:
+    """Read and measure every picture, in threads; `size` and `crop` are the models'. What cannot be read is kept aside."""
 
     def look(row: Row) -> tuple[str, dict[str, Any]] | ImageError:
         try:
@@ -88,7 +89,7 @@ def survey(source: Source, rows: list[Row], root: Path, size: int, journal: Jour
             sha256 = sha256_file(path) if path.is_file() else source.read(row).sha256
             if (found := journal.get(SURVEYED, sha256)) is None:
                 picture = source.picture(row)
-                code, blank = fingerprint(resize_slice(picture.planes[0], size)[0])  # the channel that `find_overlap` looks at
+                code, blank = fingerprint(model_input(picture, size, crop)[0])  # the channel that `find_overlap` looks at
                 found = {"hash": code.tobytes().hex(), "blank": blank, "pixels": measure(picture)}
                 found["head"] = head_levels(picture).round(6).tolist()
                 journal.add(SURVEYED, sha256, found)

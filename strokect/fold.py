@@ -20,6 +20,7 @@ from strokect.batches import Rows
 from strokect.devices import device_name, pick_amp, pick_device
 from strokect.distributed import World
 from strokect.files import atomic_path, sha256_file
+from strokect.head_crop import crop_to_json
 from strokect.manifest import Prepared, load_prepared
 from strokect.network import FoldNet, describe_network, packaged_weights, save_network
 from strokect.params import ModelParams, Params, TrainParams, load_params
@@ -159,6 +160,7 @@ def make_sidecar(
         "weights": model.weights,
         "weights_sha256": weights_sha256(model),
         "image_size": cohort["image_size"],
+        **crop_to_json(cohort.get("crop", "none")),
         "channels": cohort["channels"],
         "windows": cohort["windows"],
         **describe_network(net),

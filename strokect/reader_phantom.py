@@ -3,10 +3,14 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 from strokect import phantom
 from strokect.files import sha256_bytes
+from strokect.head_crop import seen_square
 from strokect.params import DataParams
-from strokect.slices import Picture, picture_of_hu, resize_planes
+from strokect.slices import Picture, model_input, picture_of_hu
 from strokect.sources import Pixels, Row, Source
 
 
@@ -20,8 +24,10 @@ def read(params: DataParams, root: Path) -> Source:
         file = f"{piece.patient}/{piece.slice:02d}.png"
         picture = pictures[file] = picture_of_hu(piece.hu, params.windows)
         height, width = picture.grey.shape
-        pixels = resize_planes(picture.planes, params.image_size)
-        made[file] = Pixels(pixels, sha256_bytes(picture.planes.tobytes()), width, height, piece.mask)
+        pixels = model_input(picture, params.image_size, params.crop)
+        mask = seen_square(picture.grey, params.crop).cut(piece.mask)
+        mask = np.asarray(Image.fromarray(mask).resize(pixels.shape[1:], Image.Resampling.NEAREST))  # codes have no in-between
+        made[file] = Pixels(pixels, sha256_bytes(picture.planes.tobytes()), width, height, mask)
         rows.append(Row(file, piece.patient, piece.slice, int(piece.lesion != ""), {"subtype": piece.lesion}))
     target, unit = "synthetic bleed or infarct on this slice", "slice"
     if params.labels != "slice":
