@@ -99,6 +99,7 @@ class TrainParams:
     label_smoothing: float
     class_balance: bool
     mixup_alpha: float  # 0: off
+    auxiliary: float  # weight of the loss of types and fractures beside the label's; 0: off
     layer_decay: float  # of the learning rate, from each block to the one before it; 1: all layers learn alike
     clip_norm: float
     ema_decay: float
