@@ -125,7 +125,7 @@ class StrokeCT:
         def work(predictor: Predictor, exchange: Exchange) -> Response:
             wanted = check_format(exchange, self.pool.identity)  # refused before anything is judged and written down
             prediction, picture, activation = self._explain(predictor, exchange)
-            return explain(wanted, picture, prediction, activation, exchange.deadline)
+            return explain(wanted, picture, prediction, activation, predictor.release.judge.crop, exchange.deadline)
 
         return self._answer(work)
 

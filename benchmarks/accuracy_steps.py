@@ -50,6 +50,8 @@ STEPS = {
     "mixup": Step("slices blended in pairs (mixup, α 0.2)", "bleeds", BLEEDS | {"train.mixup_alpha": 0.2}),
     "layer-decay": Step("each block learns at 0.9 of the rate of the next", "bleeds", BLEEDS | {"train.layer_decay": 0.9}),
     "symmetry": Step("the mirrored slice as a second input", "bleeds", BLEEDS | {"model.symmetry": "true"}),
+    "head-crop": Step("each slice cut to its head", "bleeds", BLEEDS | {"data.crop": "head"}),
+    "auxiliary": Step("haemorrhage types and fractures learned beside the label", "bleeds", BLEEDS | {"train.auxiliary": 0.3}),
     "augment-2": Step("augmentation of twice the strength", "bleeds", BLEEDS | {"train.augment.strength": 2}),
     "phantom-pretrained": Step(
         "trained on 200 patients of the phantom first", "bleeds", BLEEDS | {"model.weights": PRETRAINED}, before=PRETRAIN

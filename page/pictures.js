@@ -34,7 +34,7 @@ export class Pictures {
     return createImageBitmap(this.#kept.get(key));
   }
 
-  /** The class activation map of slice `number`: { rows, columns, map }. */
+  /** The class activation map of slice `number`: { rows, columns, map, square }. */
   async map(number, signal) {
     if (!this.#maps.has(number)) {
       this.#maps.set(number, await postJson("/explain?map=json", "image", [this.#blobs[number]], { signal }));

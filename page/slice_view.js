@@ -91,9 +91,9 @@ export class SliceView {
     this.#tellMap("The map is being made.");
     try {
       await pause(SETTLE_MS, signal);
-      const { rows, columns, map } = await pictures.map(place, signal);
+      const { rows, columns, map, square } = await pictures.map(place, signal);
       if (signal.aborted) return undefined;
-      const highest = this.#viewer.setMap(map);
+      const highest = this.#viewer.setMap(map, square);
       byId("map-control").disabled = highest <= 0;
       byId("scale-end").textContent = number(Math.max(highest, 0));
       const what = `Class activation map, ${rows} × ${columns} cells: not a localisation.`;

@@ -10,6 +10,7 @@ export class Viewer {
   #context;
   #picture = null;
   #tint = null;
+  #square = null;
   #opacity = 0;
 
   constructor(canvas) {
@@ -23,8 +24,10 @@ export class Viewer {
     this.#draw();
   }
 
-  /** Lay a map ([[…]] of rows) over the picture, or none. Gives its largest value, which the scale ends at. */
-  setMap(map) {
+  /** Lay a map ([[…]] of rows) over the `square` that it covers, in pixels of the picture, or none. Gives its largest value, which
+   * the scale ends at. */
+  setMap(map, square) {
+    this.#square = square;
     const highest = map ? Math.max(...map.flat()) : 0;
     this.#tint = highest > 0 ? tint(map, highest) : null;
     this.#draw();
@@ -46,11 +49,15 @@ export class Viewer {
     drawSquare(context, this.#picture, SIDE);
     if (!this.#tint) return;
     context.globalAlpha = this.#opacity;
-    context.drawImage(this.#tint, 0, 0, SIDE, SIDE);
+    const { width, height } = this.#picture;
+    const scale = SIDE / Math.max(width, height);
+    const { left, top, side } = this.#square;
+    const [x, y] = [(SIDE - width * scale) / 2 + left * scale, (SIDE - height * scale) / 2 + top * scale];
+    context.drawImage(this.#tint, x, y, side * scale, side * scale);
   }
 }
 
-/** Draw a picture in the middle of a black square: as the model sees it, and so that a map of the square fits. */
+/** Draw a picture in the middle of a black square. */
 export function drawSquare(context, picture, side) {
   const scale = side / Math.max(picture.width, picture.height);
   const [width, height] = [picture.width * scale, picture.height * scale];

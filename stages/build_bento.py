@@ -50,6 +50,7 @@ SERVING_MODULES = (
     "gate",
     "geometry",
     "guard",
+    "head_crop",
     "hounsfield",
     "http",
     "identity",

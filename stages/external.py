@@ -73,14 +73,15 @@ def main(arguments: list[str] | None = None) -> None:
         raise ParamsError(f"--source {given.source!r}: allowed: {', '.join(READERS)}")
     release, root = load_release(given.release), given.raw or Path("data/raw") / given.source
     size, out = int(release.sidecar["image_size"]), given.out or Path("reports/external") / given.source
-    source = read_source(replace(params.data, source=given.source, image_size=size, windows=release.judge.windows), root)
+    seen_as: dict[str, Any] = {"image_size": size, "crop": release.judge.crop, "windows": release.judge.windows}
+    source = read_source(replace(params.data, source=given.source, **seen_as), root)
     target = check_target(release.sidecar["target"], source.target, given.target_differs)
     listed = given.patients.read_text(encoding="utf-8").split() if given.patients else None
     rows = choose_rows(source.rows, given.where, set(listed) if listed is not None else None)
     with Journal(out / "journal.jsonl", release.version) as journal:
         seen = survey(source, rows, root, journal)
         check_unreadable(seen.unreadable, params.data.max_unreadable)
-        read = partial(read_images, source, seen.rows, size)
+        read = partial(read_images, source, seen.rows, size, release.judge.crop)
         made_from = release.created_from.get("data_sha256")
         overlap = check_overlap(made_from, seen.sha256, read, seen.patients, allowed=given.allow_overlap)
         seen, found = with_result(seen, judge_rows(source, seen, release.judge, journal))

@@ -22,7 +22,8 @@ from strokect.params import HnmParams, TrainParams
 
 def fine_tune_params(train_params: TrainParams, hnm: HnmParams) -> TrainParams:
     """The schedule of the fine-tuning: train's, with hnm's epochs and learning rate and no warm-up."""
-    return dataclasses.replace(train_params, epochs=hnm.epochs, learning_rate=hnm.learning_rate, warmup_epochs=0.0)
+    own: dict[str, Any] = {"epochs": hnm.epochs, "learning_rate": hnm.learning_rate, "warmup_epochs": 0.0}
+    return dataclasses.replace(train_params, auxiliary=0.0, **own)  # the heads are gone, and new ones would start at random
 
 
 def describe_change(

@@ -16,6 +16,7 @@ from strokect.clusters import by_cluster
 from strokect.errors import DataError, SettingsError, run_stage
 from strokect.file_names import behind_pseudonyms
 from strokect.files import atomic_folder, sha256_file, write_json
+from strokect.head_crop import crop_to_json
 from strokect.hounsfield import windows_to_json
 from strokect.manifest import COLUMNS, NOT_VERIFIABLE, PREPARED
 from strokect.npy_rows import row_shape
@@ -101,6 +102,7 @@ def _describe(
         "label_unit": source.label_unit,
         "target": source.target,
         "image_size": params.image_size,
+        **crop_to_json(params.crop),
         "channels": row_shape(folder / IMAGES)[0],
         "windows": windows_to_json(params.windows),
         "data_sha256": digest.hexdigest(),

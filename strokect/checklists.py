@@ -96,7 +96,12 @@ CLAIM = (
     Item("6", "Goal of the study"),
     Item("7", "Data sources", f"{COHORT}. How they were collected: author."),
     Item("8", "Inclusion and exclusion criteria", f"{UNREADABLE} Clinical criteria: author."),
-    Item("9", "Preprocessing", "Square padding and resampling to {{ params.data.image_size }} px of {{ windows }}."),
+    Item(
+        "9",
+        "Preprocessing",
+        "{{ 'Cutting to the square around the head' if params.data.crop == 'head' else 'Square padding' }} and resampling to "
+        "{{ params.data.image_size }} px of {{ windows }}.",
+    ),
     Item("10", "Selection of subsets of the data", UNREADABLE),
     Item("11", "De-identification", DEIDENTIFIED),
     Item("12", "Missing data", UNREADABLE),

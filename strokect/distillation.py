@@ -14,6 +14,7 @@ cost. Class weights stay: where the student equals its teacher the loss is least
 import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -45,12 +46,17 @@ def student_model(params: Params) -> ModelParams:
 
 
 def student_schedule(params: Params) -> TrainParams:
-    """The folds' schedule with the student's epochs, cross-entropy with the targets as they are, and no bleeds: a teacher's
-    answer to the slice is none to the slice with a bleed.
+    """The folds' schedule with the student's epochs, cross-entropy with the targets as they are, no auxiliary heads, and no
+    bleeds: a teacher's answer to the slice is none to the slice with a bleed.
     """
     augment = dataclasses.replace(params.train.augment, bleeds=0.0)
-    epochs = params.export.student_epochs
-    return dataclasses.replace(params.train, epochs=epochs, loss="cross_entropy", label_smoothing=0.0, augment=augment)
+    own: dict[str, Any] = {
+        "epochs": params.export.student_epochs,
+        "loss": "cross_entropy",
+        "label_smoothing": 0.0,
+        "auxiliary": 0.0,
+    }
+    return dataclasses.replace(params.train, augment=augment, **own)
 
 
 def soft_targets(teachers: Iterable[FoldNet], images: Images, device: torch.device) -> NDArray[np.float32]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from strokect.engine import FoldModel
+from strokect.head_crop import whole
 from strokect.overlay import blend, spread
 
 SHOWN = 12  # of either kind
@@ -42,7 +43,7 @@ def with_map(image: NDArray[np.uint8], model: FoldModel) -> tuple[str, str, bool
     grey = np.array(Image.fromarray(image[0]).resize((SIDE, SIDE), Image.Resampling.BILINEAR))
     activation = model.run_whole(image).activation
     strongest = float(np.maximum(activation, 0).max())
-    strength = spread(activation, SIDE, SIDE, (SIDE, SIDE)) / (strongest or 1.0)
+    strength = spread(activation, SIDE, SIDE, whole(SIDE, SIDE), (SIDE, SIDE)) / (strongest or 1.0)
     return _uri(grey), _uri(blend(grey, strength)), strongest == 0
 
 

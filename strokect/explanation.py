@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from strokect.answers import Prediction
 from strokect.dicom_out import require_highdicom, secondary_capture, structured_report
 from strokect.errors import DeadlineError
 from strokect.files import sha256_bytes
+from strokect.head_crop import Crop, seen_square
 from strokect.http import Exchange, HttpError
 from strokect.identity import Source, not_dicom, source_of
 from strokect.images import Picture
@@ -59,17 +60,19 @@ def check_format(exchange: Exchange, read_identity: ReadIdentity) -> Wanted:
 
 
 def explain(
-    wanted: Wanted, picture: Picture, prediction: Prediction, activation: NDArray[np.float32], deadline: float
+    wanted: Wanted, picture: Picture, prediction: Prediction, activation: NDArray[np.float32], crop: Crop, deadline: float
 ) -> Response:
-    """The explanation of one slice; a rejected picture has none (HttpError 422).
+    """The explanation of one slice, of which the models saw what `crop` leaves; a rejected picture has none (HttpError 422).
 
     Raises NoResultError for a map that is not finite, DeadlineError when it is made after `deadline` (time.monotonic).
     """
     if prediction.decision == "reject":
         raise HttpError(422, "rejected", f"a rejected picture has no map: {', '.join(prediction.reasons)}")
+    square = seen_square(picture.grey, crop)
     if wanted.format == "json":
         rows, columns = activation.shape
         body: dict[str, Any] = {"rows": rows, "columns": columns, "map": activation.astype(float).tolist()}
+        body["square"] = asdict(square)
         content, media_type = (
             json.dumps(body | {"prediction": prediction.model_dump()}, allow_nan=False).encode(),
             "application/json",
@@ -78,7 +81,7 @@ def explain(
         assert wanted.source is not None  # `check_format` has read it
         content, media_type = structured_report(wanted.source, prediction), "application/dicom"
     else:
-        content, media_type = draw_overlay(picture.grey, activation, title=prediction.target), "image/png"
+        content, media_type = draw_overlay(picture.grey, activation, square, title=prediction.target), "image/png"
         if wanted.source is not None:
             content, media_type = secondary_capture(wanted.source, content, prediction), "application/dicom"
     if time.monotonic() >= deadline:

@@ -19,6 +19,7 @@ from strokect.calibration import sigmoid
 from strokect.engine import available_cores
 from strokect.errors import DataError, ImageError, NoResultError, NotEstimableError
 from strokect.files import sha256_file
+from strokect.head_crop import Crop
 from strokect.journal import Journal
 from strokect.judge import Judge
 from strokect.operating_point import patient_scores, series_probability, uncalibrated_scores
@@ -28,7 +29,7 @@ from strokect.release import Release
 from strokect.reporting import Judged, report
 from strokect.shift import External, shift_report
 from strokect.shift_reference import head_levels
-from strokect.slices import resize_slice
+from strokect.slices import model_input
 from strokect.sources import Row, Source
 
 Floats = NDArray[np.float64]
@@ -110,11 +111,11 @@ def survey(source: Source, rows: list[Row], root: Path, journal: Journal) -> Sur
     )
 
 
-def read_images(source: Source, rows: list[Row], size: int) -> NDArray[np.uint8]:
+def read_images(source: Source, rows: list[Row], size: int, crop: Crop) -> NDArray[np.uint8]:
     """(n, size, size) uint8: the first channel of each surveyed slice as `prepare` would have packed it."""
 
     def look(row: Row) -> NDArray[np.uint8]:
-        return resize_slice(source.picture(row).planes[0], size)[0]
+        return model_input(source.picture(row), size, crop)[0]
 
     with ThreadPoolExecutor(available_cores()) as pool:
         seen = tqdm(pool.map(look, rows), total=len(rows), desc="external: compare", unit="slice", mininterval=1)

@@ -16,10 +16,12 @@ import torch
 from numpy.typing import NDArray
 
 from strokect.augment import augment
+from strokect.auxiliary import auxiliary_targets
 from strokect.batches import Rows
 from strokect.devices import device_name, pick_amp, pick_device
 from strokect.distributed import World
 from strokect.files import atomic_path, sha256_file
+from strokect.head_crop import crop_to_json
 from strokect.manifest import Prepared, load_prepared
 from strokect.network import FoldNet, describe_network, packaged_weights, save_network
 from strokect.params import ModelParams, Params, TrainParams, load_params
@@ -32,7 +34,7 @@ from strokect.training import Progress, Task, Trainer
 RESUME = Path(os.environ.get("STROKECT_RESUME_DIR", ".strokect/resume"))
 # What shapes a fold's weights. A checkpoint of other code is not gone on with: DVC would record the new code for it.
 MODULES = (
-    *("augment", "batches", "bleeds", "devices", "distributed", "fold", "losses", "mining", "mixup", "network"),
+    *("augment", "auxiliary", "batches", "bleeds", "devices", "distributed", "fold", "losses", "mining", "mixup", "network"),
     *("parameter_groups", "splits", "symmetry", "training"),
 )
 CODE = (*(f"strokect/{name}" for name in MODULES), "stages/train_fold", "stages/hnm")
@@ -68,7 +70,8 @@ def make_task(prepared: Prepared, split: pd.DataFrame, fold: int, weights: NDArr
     """The task of one fold; `weights` (n,) are those of its training rows."""
     train, held_out = training_rows(split, fold), held_out_rows(split, fold)
     labels, images = prepared.labels, prepared.images
-    return Task(Rows(images, train), labels[train], weights, Rows(images, held_out), labels[held_out], f"{stage}@{fold}")
+    beside, name = auxiliary_targets(prepared.manifest)[train], f"{stage}@{fold}"
+    return Task(Rows(images, train), labels[train], weights, Rows(images, held_out), labels[held_out], name, beside)
 
 
 def resume_path(stage: str, fold: int, *identity: Any) -> Path:
@@ -159,6 +162,7 @@ def make_sidecar(
         "weights": model.weights,
         "weights_sha256": weights_sha256(model),
         "image_size": cohort["image_size"],
+        **crop_to_json(cohort.get("crop", "none")),
         "channels": cohort["channels"],
         "windows": cohort["windows"],
         **describe_network(net),

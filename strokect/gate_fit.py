@@ -13,6 +13,7 @@ from tqdm import tqdm
 from strokect.engine import FoldModel, FoldScores, score_slices
 from strokect.feature_gate import SCORES, Statistics, fit_statistics, score_by
 from strokect.gate import Gate, Standard
+from strokect.head_crop import crop_of
 from strokect.hounsfield import windows_from_json
 from strokect.manifest import Prepared
 from strokect.params import SafetyParams
@@ -57,6 +58,7 @@ def fit_gates(prepared: Prepared, split: pd.DataFrame, folds: Sequence[int], par
             params.proxies_per_kind,
             with_phantom=not prepared.cohort["synthetic"],
             windows=windows_from_json(prepared.cohort["windows"]),
+            crop=crop_of(prepared.cohort, "cohort.json"),
         )
         total = len(training) + sum(map(len, kinds.values()))
         with tqdm(total=total, desc=f"safety: gate of fold {fold}", unit="slice", mininterval=1) as bar:

@@ -17,10 +17,11 @@ from strokect.engine import Engine, FoldModel, available_cores
 from strokect.errors import NoResultError, ReleaseError
 from strokect.files import sha256_file
 from strokect.gate import Gate, load_gate
+from strokect.head_crop import crop_of
 from strokect.hounsfield import windows_of
 from strokect.pixel_checks import find_flags, measure
 from strokect.policy import Evidence, Policy, read_policy
-from strokect.slices import Picture, resize_planes
+from strokect.slices import Picture, model_input
 from strokect.texture import TEXTURE
 from strokect.uncertainty import dropout_masks, mc_std, sample_logits
 
@@ -51,6 +52,7 @@ class Judge:
         """`models` and `gates` in the order of `policy.models`."""
         self.engine = Engine(models, views, workers)
         self.windows = windows_of(self.engine.models[0].sidecar)  # `slices.decode` takes them
+        self.crop = crop_of(self.engine.models[0].sidecar)
         self.calibrator = calibrator
         self.gates = tuple(gates)
         self.policy = policy
@@ -65,7 +67,7 @@ class Judge:
         """
         if len(picture.planes) != len(self.windows):
             raise NoResultError(f"a picture in {len(picture.planes)} windows for models that see {len(self.windows)}")
-        passes = self.engine.run(resize_planes(picture.planes, self.engine.models[0].sidecar["image_size"]), deadline)
+        passes = self.engine.run(model_input(picture, self.engine.models[0].sidecar["image_size"], self.crop), deadline)
         logits = passes.logits.astype(np.float64).mean(axis=1)  # (folds,)
         sampled = self._sample(passes.features, sha256)
         evidence = Evidence(

@@ -8,6 +8,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from strokect.head_crop import crop_of
 from strokect.hounsfield import BRAIN_ONLY, in_words, windows_of
 from strokect.intended_use import INTENDED_USE, OUT_OF_SCOPE
 from strokect.reporting import FIGURES, figure_text
@@ -71,7 +72,8 @@ def _details(sidecar: dict[str, Any], point: dict[str, Any]) -> list[str]:
     return [
         f"- **Target (what a positive means):** {sidecar['target']}",
         f"- **Model type:** {sidecar.get('backbone')} at {sidecar['image_size']} px; {ships}",
-        f"- **Input:** one axial slice; the models see the window {in_words(windows_of(sidecar))} (level/width in HU), "
+        f"- **Input:** one axial slice{', cut to its head' if crop_of(sidecar) == 'head' else ''}; the models see the window "
+        f"{in_words(windows_of(sidecar))} (level/width in HU), "
         f"pixel checks and people {in_words(BRAIN_ONLY)}",
         f"- **Developed by:** {AUTHOR}",
         f"- **Licence of the weights:** {AUTHOR}",

@@ -6,13 +6,14 @@ tests/test_openapi.py lets schemathesis compare every route of this document wit
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from strokect.answers import Prediction, SeriesPrediction
 from strokect.explanation import FORMATS
+from strokect.head_crop import Crop
 from strokect.http import CODES, ErrorBody, HttpError
 
 Schema = dict[str, Any]
@@ -56,6 +57,7 @@ ABOUT: Schema = {
         "classes": {"type": "array", "items": {"type": "string"}},
         "models": {"type": "array", "items": {"type": "string"}},
         "image_size": {"type": "integer"},
+        "crop": {"type": "string", "enum": list(get_args(Crop)), "description": "head: models see each slice cut to its head"},
         "thresholds": {"type": "object", "required": ["slice", "patient"]},
         "policy": {"type": "object", "description": "every limit by which a picture is rejected, referred or labelled"},
         "metrics": {"type": "object", "description": "figures with 95 % intervals"},
@@ -70,7 +72,7 @@ ABOUT: Schema = {
 }
 ACTIVATION: Schema = {
     "type": "object",
-    "required": ["rows", "columns", "map", "prediction"],
+    "required": ["rows", "columns", "map", "square", "prediction"],
     "properties": {
         "rows": {"type": "integer"},
         "columns": {"type": "integer"},
@@ -78,6 +80,12 @@ ACTIVATION: Schema = {
             "type": "array",
             "items": {"type": "array", "items": {"type": "number"}},
             "description": "class activation map, rows × columns; what speaks for `stroke` is positive. Not a localisation.",
+        },
+        "square": {
+            "type": "object",
+            "required": ["left", "top", "side"],
+            "properties": {name: {"type": "integer"} for name in ("left", "top", "side")},
+            "description": "what the map covers, in pixels of the picture; it may reach beyond the picture",
         },
         "prediction": {"$ref": "#/components/schemas/Prediction"},
     },

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from strokect.errors import NoResultError
+from strokect.head_crop import Square
 
 # Viridis (van der Walt & Smith 2015, CC0) at 0, 1/8 … 1, linear between: within 18 of 255 levels of the original, and few enough
 # for the page to carry the same ones. Ordered by lightness, so it reads in every colour vision and in grey. Cividis, its rival,
@@ -37,8 +38,8 @@ def colour_table() -> NDArray[np.uint8]:
     return np.rint(np.stack(channels, axis=1)).astype(np.uint8)
 
 
-def draw_overlay(grey: NDArray[np.uint8], activation: NDArray[np.float32], *, title: str) -> bytes:
-    """Slice (H, W) uint8 and class activation map (h, w) of its padded square → PNG. `title` is the target in words.
+def draw_overlay(grey: NDArray[np.uint8], activation: NDArray[np.float32], square: Square, *, title: str) -> bytes:
+    """Slice (H, W) uint8 and class activation map (h, w) of the `square` that was seen → PNG. `title` is the target in words.
 
     The PNG carries no metadata. Raises NoResultError when the map is not finite: that must not look like an explanation.
     """
@@ -48,25 +49,40 @@ def draw_overlay(grey: NDArray[np.uint8], activation: NDArray[np.float32], *, ti
     scale = np.clip(max(height, width), *LONGER_SIDE) / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
     strongest = float(np.maximum(activation, 0).max())
-    strength = spread(activation, height, width, size) / (strongest or 1.0)
+    strength = spread(activation, height, width, square, size) / (strongest or 1.0)
     slice_ = np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.BILINEAR))
     rows, columns = activation.shape
     notes = [f"class activation map, {columns} x {rows} cells: not a localisation", DISCLAIMER]
     return _compose(Image.fromarray(blend(slice_, strength)), strongest, HEADING + title, notes)
 
 
-def spread(activation: NDArray[np.float32], height: int, width: int, size: tuple[int, int]) -> NDArray[np.float32]:
+def spread(
+    activation: NDArray[np.float32], height: int, width: int, square: Square, size: tuple[int, int]
+) -> NDArray[np.float32]:
     """Map (h, w) → what of it lies on an H × W slice and speaks for the target: float32 of `size` (columns, rows).
 
-    The models saw the slice in the middle of a black square (`slices.resize_slice`), so the map covers that square; its
-    borders are cut off again. Bilinear between the centres of the cells.
+    The map covers the `square` that the models saw of the slice: what of that lies beyond the slice is cut off, and what of the
+    slice lies beyond it is 0. Bilinear between the centres of the cells.
     """
-    side = max(height, width)
-    left, top = (side - width) // 2, (side - height) // 2
     rows, columns = activation.shape
-    box = (left / side * columns, top / side * rows, (left + width) / side * columns, (top + height) / side * rows)
     positive = Image.fromarray(np.ascontiguousarray(np.maximum(activation, 0), np.float32))
-    return np.asarray(positive.resize(size, Image.Resampling.BILINEAR, box=box))
+    made = np.zeros(size[::-1], np.float32)
+    left, right, first_column, last_column = _overlap(square.left, square.side, width, columns, size[0])
+    top, bottom, first_row, last_row = _overlap(square.top, square.side, height, rows, size[1])
+    drawn = last_column - first_column, last_row - first_row
+    if min(drawn) > 0:
+        part = positive.resize(drawn, Image.Resampling.BILINEAR, box=(left, top, right, bottom))
+        made[first_row:last_row, first_column:last_column] = np.asarray(part)
+    return made
+
+
+def _overlap(start: int, side: int, length: int, cells: int, drawn: int) -> tuple[float, float, int, int]:
+    """`cells` cover `side` pixels from `start` on, the slice covers 0 … `length`. What both cover: from and to in cells, and in
+    pixels where the slice is drawn with `drawn` of them.
+    """
+    first, last = max(start, 0), min(start + side, length)
+    scale = drawn / length
+    return (first - start) / side * cells, (last - start) / side * cells, round(first * scale), round(last * scale)
 
 
 def blend(grey: NDArray[np.uint8], strength: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -69,6 +69,12 @@ def check_ranges(params: Params, file: str) -> None:
         (0 <= p.train.ema_decay < 1, "train.ema_decay", "at least 0 and below 1"),
         (0 <= p.train.augment.bleeds <= 1, "train.augment.bleeds", "between 0 and 1"),
         (p.train.mixup_alpha >= 0, "train.mixup_alpha", "0 or more"),
+        (p.train.auxiliary >= 0, "train.auxiliary", "0 or more"),
+        (
+            p.train.auxiliary == 0 or p.data.labels == "slice",
+            "train.auxiliary",
+            "0 unless data.labels is slice: types and fractures are those of slices, whatever the labels are",
+        ),
         (0 < p.train.layer_decay <= 1, "train.layer_decay", "above 0 and at most 1"),
         (
             p.train.augment.bleeds == 0 or p.data.windows == BRAIN_ONLY,

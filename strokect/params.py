@@ -10,6 +10,7 @@ from typing import Literal
 import yaml
 
 from strokect.errors import ParamsError
+from strokect.head_crop import Crop
 from strokect.hounsfield import Window
 from strokect.param_ranges import check_ranges
 from strokect.reader_params import DicomParams, FolderParams, ManifestParams, NiftiParams, PhantomParams
@@ -27,6 +28,7 @@ class DataParams:
     labels: Literal["slice", "folder", "shuffled"]
     shuffle_seed: int
     image_size: int
+    crop: Crop  # head: each slice is cut to its head before it is resized
     windows: tuple[Window, ...]  # that the models see, one or three; of sources with Hounsfield units only but for the brain's
     max_unreadable: int
     phantom: PhantomParams
@@ -97,6 +99,7 @@ class TrainParams:
     label_smoothing: float
     class_balance: bool
     mixup_alpha: float  # 0: off
+    auxiliary: float  # weight of the loss of types and fractures beside the label's; 0: off
     layer_decay: float  # of the learning rate, from each block to the one before it; 1: all layers learn alike
     clip_norm: float
     ema_decay: float

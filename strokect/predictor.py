@@ -167,6 +167,7 @@ class Predictor:
             "precision": release.sidecar.get("precision", "fp32"),
             "views": list(point.views),
             "image_size": release.sidecar["image_size"],
+            "crop": release.judge.crop,
             "windows_hu": windows_to_json(self.windows),
             "calibration": point.calibrator.to_json(),
             "thresholds": {"slice": point.slice, "patient": point.patient},

@@ -15,8 +15,9 @@ from sklearn.datasets import load_sample_images
 
 from strokect import phantom
 from strokect.errors import NotEstimableError
+from strokect.head_crop import Crop
 from strokect.hounsfield import BRAIN_ONLY, Windows
-from strokect.slices import picture_of_hu, resize_planes, resize_slice
+from strokect.slices import model_input, picture_of_hu, resize_slice
 from strokect.statistics import roc_auc
 
 Picture = NDArray[np.uint8]  # (C, S, S), or (S, S) where it is drawn anew
@@ -25,11 +26,11 @@ PHANTOM_SLICES = 5  # per phantom patient
 
 
 def proxy_outliers(
-    images: Picture, rng: Generator, per_kind: int, *, with_phantom: bool, windows: Windows = BRAIN_ONLY
+    images: Picture, rng: Generator, per_kind: int, *, with_phantom: bool, windows: Windows = BRAIN_ONLY, crop: Crop = "none"
 ) -> dict[str, Picture]:
     """Held-out slices (n, C, S, S) uint8 → kind → proxy outliers (per_kind, C, S, S) uint8, kinds in a fixed order.
 
-    `with_phantom` adds phantom slices, in the `windows` of the cohort; leave them out where the cohort is the phantom itself.
+    `with_phantom` adds phantom slices, with `windows` and `crop` of the cohort; leave them out where that is the phantom itself.
     What is drawn has the same grey levels in every channel. Two generators in the same state give the same pictures, and one
     kind's pictures do not depend on which other kinds there are.
     """
@@ -39,7 +40,7 @@ def proxy_outliers(
         **{name: _changed(change, images, per_kind) for name, change in CHANGES.items()},
     }
     if with_phantom:
-        kinds["phantom"] = lambda generator: _phantom(generator, size, per_kind, windows)
+        kinds["phantom"] = lambda generator: _phantom(generator, size, per_kind, windows, crop)
     streams = rng.spawn(len(kinds))
     made = {name: make(stream) for (name, make), stream in zip(kinds.items(), streams, strict=True)}
     return {name: np.repeat(m, channels, axis=1) if m.shape[1] < channels else m for name, m in made.items()}
@@ -110,11 +111,11 @@ def _smooth_noise(size: int, rng: Generator) -> Picture:
     return _to_levels((field - low) / (high - low) * 255.0)
 
 
-def _phantom(rng: Generator, size: int, count: int, windows: Windows) -> Picture:
+def _phantom(rng: Generator, size: int, count: int, windows: Windows, crop: Crop) -> Picture:
     """Slices of the synthetic cohort."""
     patients = -(-count // PHANTOM_SLICES)
     pieces = phantom.make_cohort(patients=patients, slices=PHANTOM_SLICES, size=min(size, 192), seed=int(rng.integers(2**31)))
-    return np.stack([resize_planes(picture_of_hu(piece.hu, windows).planes, size) for piece in pieces][:count])
+    return np.stack([model_input(picture_of_hu(piece.hu, windows), size, crop) for piece in pieces][:count])
 
 
 def _shuffled(image: Picture, other: Picture, rng: Generator) -> Picture:

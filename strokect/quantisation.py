@@ -58,11 +58,15 @@ def quantise(folder: Path, images: NDArray[np.uint8]) -> None:
 
 
 def float_nodes(model: onnx.ModelProto) -> list[str]:
-    """Names of the nodes of a graph with shapes that stay in float: the first convolutions, and squeeze-excite.
+    """Names of the nodes of a graph with shapes that stay in float: all up to the first convolutions, and squeeze-excite.
 
-    Squeeze-excite is what works on 1×1 maps: next to no arithmetic, and its gates multiply whole channels.
+    What lies between those convolutions is a few activations, and with `model.symmetry` also what joins slice and mirror, whose
+    rounding all that follows would see. Squeeze-excite is what works on 1×1 maps: next to no arithmetic, and its gates multiply
+    whole channels.
     """
+    nodes = list(model.graph.node)  # in the order of their computation
     shapes = {value.name: [axis.dim_value for axis in value.type.tensor_type.shape.dim] for value in model.graph.value_info}
-    first = [node.name for node in model.graph.node if node.op_type == "Conv"][:FLOAT_CONVOLUTIONS]
-    pooled = [node.name for node in model.graph.node if any(shapes.get(out, [])[2:] == [1, 1] for out in node.output)]
+    convolutions = [number for number, node in enumerate(nodes) if node.op_type == "Conv"][:FLOAT_CONVOLUTIONS]
+    first = [node.name for node in nodes[: convolutions[-1] + 1]]
+    pooled = [node.name for node in nodes if any(shapes.get(out, [])[2:] == [1, 1] for out in node.output)]
     return list(dict.fromkeys([*first, *pooled]))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from strokect.errors import DataError, ImageError, NotInstalledError
 from strokect.files import sha256_bytes
 from strokect.params import DataParams, NiftiParams
-from strokect.slices import Picture, check_aspect, picture_of_hu, resize_planes
+from strokect.slices import Picture, check_aspect, model_input, picture_of_hu
 from strokect.sources import Pixels, Row, Source, files_below, natural, patient_pattern
 from strokect.tables import OPTIONAL, TableRows, by_key, extra_columns, label_of, nfc, patient_of, read_table
 
@@ -128,6 +128,6 @@ def _readers(params: DataParams, places: dict[str, tuple[Volume, int]]) -> tuple
         picture, sha256 = windowed(row)
         height, width = picture.grey.shape
         check_aspect(width, height)
-        return Pixels(resize_planes(picture.planes, params.image_size), sha256, width, height)
+        return Pixels(model_input(picture, params.image_size, params.crop), sha256, width, height)
 
     return read, lambda row: windowed(row)[0]

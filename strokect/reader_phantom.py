@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from strokect import phantom
 from strokect.files import sha256_bytes
+from strokect.head_crop import seen_square
 from strokect.params import DataParams
-from strokect.slices import Picture, picture_of_hu, resize_planes
+from strokect.slices import Picture, model_input, picture_of_hu
 from strokect.sources import Pixels, Row, Source
 
 
@@ -62,8 +64,11 @@ def read(params: DataParams, root: Path) -> Source:
         return Picture(grey, 0, np.stack(windows) if windows else None)
 
     def pixels(row: Row) -> Pixels:
-        mask, planes = drawn.read(number[row.file])[0], picture(row).planes
+        mask, made = drawn.read(number[row.file])[0], picture(row)
+        seen = model_input(made, params.image_size, params.crop)
         height, width = mask.shape
-        return Pixels(resize_planes(planes, params.image_size), sha256_bytes(planes.tobytes()), width, height, mask)
+        mask = seen_square(made.grey, params.crop).cut(mask)
+        mask = np.asarray(Image.fromarray(mask).resize(seen.shape[1:], Image.Resampling.NEAREST))  # codes have no in-between
+        return Pixels(seen, sha256_bytes(made.planes.tobytes()), width, height, mask)
 
     return Source(rows, pixels, picture, target, unit)

@@ -23,6 +23,7 @@ from strokect.calibration import Calibrator
 from strokect.engine import FoldModel, check_views
 from strokect.errors import DataError, ReleaseError
 from strokect.files import read_json, sha256_file
+from strokect.head_crop import crop_of
 from strokect.hounsfield import windows_of
 from strokect.judge import Judge, load_judge
 from strokect.policy import Policy
@@ -34,7 +35,7 @@ SCHEMA = 2
 OPERATING_POINT_SCHEMA = 2
 REBUILD = "run `dvc repro build_bento` to write the release again"
 # Folds that differ in one of these were not trained for the same question on the same data.
-SHARED_KEYS = ("image_size", "channels", "windows", "target", "classes", "split_sha256", "data_sha256")
+SHARED_KEYS = ("image_size", "crop", "channels", "windows", "target", "classes", "split_sha256", "data_sha256")
 
 
 @dataclass(frozen=True)
@@ -178,6 +179,7 @@ def _check_agreement(names: Sequence[str], models: Sequence[FoldModel]) -> None:
             if model.sidecar.get(key) != first.get(key):
                 raise ReleaseError(f"folds/{name}/model.json: {key} differs from fold {names[0]}'s: run `dvc repro export`")
     windows_of(first, f"folds/{names[0]}/model.json")
+    crop_of(first, f"folds/{names[0]}/model.json")
 
 
 def release_files(folder: Path) -> list[str]:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from strokect.errors import ImageError
+from strokect.head_crop import Crop, Square, seen_square, whole
 from strokect.hounsfield import BRAIN_ONLY, Windows, apply_window, in_words, rendered
 from strokect.images import GREY_TOLERANCE, Picture, decode_picture
 
@@ -54,8 +55,8 @@ def _picture(made: NDArray[np.uint8]) -> Picture:
     return Picture(made[0], 0, made[1:] if len(made) > 1 else None)
 
 
-def load_slice(data: bytes, size: int, windows: Windows = BRAIN_ONLY) -> LoadedSlice:
-    """Decode PNG, JPEG or DICOM bytes, pad to square, resize to (C, size, size) uint8, C = len(windows).
+def load_slice(data: bytes, size: int, windows: Windows = BRAIN_ONLY, crop: Crop = "none") -> LoadedSlice:
+    """Decode PNG, JPEG or DICOM bytes and make of them what the models see, (C, size, size) uint8, C = len(windows).
 
     Raises ImageError when the bytes are no picture this project can learn from.
     """
@@ -64,7 +65,7 @@ def load_slice(data: bytes, size: int, windows: Windows = BRAIN_ONLY) -> LoadedS
     check_aspect(width, height)
     if picture.chroma > GREY_TOLERANCE:  # one drawn-on contour is enough: it may be the answer
         raise ImageError("colour", f"{COLOUR}: CT slices are grey; drawn-on contours or photographs cannot be judged")
-    return LoadedSlice(resize_planes(picture.planes, size), width, height)
+    return LoadedSlice(model_input(picture, size, crop), width, height)
 
 
 def check_aspect(width: int, height: int) -> None:
@@ -78,20 +79,17 @@ def is_dicom(data: bytes) -> bool:
     return data[128:132] == b"DICM"
 
 
-def resize_planes(planes: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """(C, H, W) uint8 → (C, size, size) uint8: `resize_slice` of each window. Training and service both go through it."""
-    return np.concatenate([resize_slice(plane, size) for plane in planes])
+def model_input(picture: Picture, size: int, crop: Crop) -> NDArray[np.uint8]:
+    """What the models see of a picture, (C, size, size) uint8, a window each. Training and service both go through it."""
+    square = seen_square(picture.grey, crop)
+    return np.concatenate([resize_slice(plane, size, square) for plane in picture.planes])
 
 
-def resize_slice(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """(H, W) uint8 → (1, size, size) uint8: black borders make it square, then antialiased bilinear resampling."""
-    height, width = pixels.shape
-    side = max(height, width)
-    if height != width:
-        square = np.zeros((side, side), np.uint8)
-        top, left = (side - height) // 2, (side - width) // 2
-        square[top : top + height, left : left + width] = pixels
-        pixels = square
-    if side != size:
+def resize_slice(pixels: NDArray[np.uint8], size: int, square: Square | None = None) -> NDArray[np.uint8]:
+    """(H, W) uint8 → (1, size, size) uint8: `square` of it, or all with black borders that make it square; then antialiased
+    bilinear resampling.
+    """
+    pixels = (square or whole(*pixels.shape)).cut(pixels)
+    if len(pixels) != size:
         pixels = np.array(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
     return pixels[None]

@@ -130,7 +130,7 @@ def file_readers(params: DataParams, path_of: Callable[[Row], Path]) -> tuple[Ca
 
     def read(row: Row) -> Pixels:
         data = data_of(row)
-        loaded = load_slice(data, params.image_size, params.windows)
+        loaded = load_slice(data, params.image_size, params.windows, params.crop)
         return Pixels(loaded.pixels, sha256_bytes(data), loaded.width, loaded.height)
 
     return read, lambda row: decode(data_of(row), params.windows)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from strokect.augment import augment
+from strokect.auxiliary import WithHeads, auxiliary_loss
 from strokect.batches import Feed, Rows, open_feed
 from strokect.bleeds import Bleeds
 from strokect.devices import pick_amp, pick_device
@@ -40,6 +41,7 @@ class Task:
     held_out_images: NDArray[np.uint8] | Rows
     held_out_labels: NDArray[np.int64]
     name: str  # for progress lines, e.g. "train_fold@0"
+    auxiliary: NDArray[np.float32] | None = None  # (n, A) see auxiliary.py; needed where train.auxiliary is above 0
 
 
 @dataclass
@@ -88,8 +90,11 @@ class Trainer:
             globalise(self.net, self.world, self.device)
         self.ema = ModelEmaV3(self.net, decay=params.ema_decay, use_warmup=True)
         self.task, self.params, self.seed, self.mine_epoch, self.resume = task, params, seed, mine_epoch, resume
+        targets = task.auxiliary if params.auxiliary else None
+        self.targets = (torch.zeros(len(task.labels), 0) if targets is None else torch.from_numpy(targets)).to(self.device)
+        self.heads = WithHeads(self.net, self.targets).to(self.device) if params.auxiliary else None
         self.optimizer = torch.optim.AdamW(
-            parameter_groups(self.net, params.weight_decay, params.layer_decay),
+            parameter_groups(self.net, params.weight_decay, params.layer_decay, self.heads and self.heads.heads),
             lr=params.learning_rate,
             fused=True,  # also on a CPU, where it takes a third of the time
         )
@@ -103,7 +108,7 @@ class Trainer:
         share = params.augment.bleeds * (params.augment.strength > 0)
         self.bleeds = Bleeds(task.images, task.labels, share, self.device) if share else None
         self._load_checkpoint()
-        self.forward = self.world.wrap(self.net, self.device)
+        self.forward = self.world.wrap(self.heads or self.net, self.device)
 
     def run(
         self, report: Report = lambda row: None, on_step: Report | None = None, *, every: int = 1, until: int | None = None
@@ -167,29 +172,36 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
         whole, (mine, counts) = len(positions), self.world.portion(len(positions))
-        labels, weights = self.labels[positions], self.weights[positions]
+        labels, weights, targets = self.labels[positions], self.weights[positions], self.targets[positions]
         if self.bleeds:
             images, labels, weights = self.bleeds(images, positions, chosen.to(self.device, non_blocking=True), labels, weights)
+            targets = targets.masked_fill((labels != self.labels[positions])[:, None], torch.nan)  # a painted bleed has no type
         # Like augmentation, of the whole batch in every process: whose slices meet must not depend on how many there are.
-        images, parts = mix(augment(images, self.params.augment), labels, weights, self.params.mixup_alpha)
+        images, parts = mix(augment(images, self.params.augment), self.params.mixup_alpha, labels, weights, targets)
         if isinstance(self.net.dropout, GlobalDropout):
             self.net.dropout.whole = whole
         with torch.autocast(self.device.type, dtype=self.amp, enabled=self.amp is not None):
             logits = self.forward(images[mine].contiguous(memory_format=self.layout))
-        # The loss is taken in float32: focal terms underflow in half precision.
-        logits = logits.float()
-        losses = [share * slice_loss(logits, labels[mine], self.params) * weights[mine] for share, labels, weights in parts]
+        losses = [share * self._losses(logits, *(given[mine] for given in of_slices)) for share, *of_slices in parts]
         loss = sum(losses[1:], losses[0]).sum() * counts
         self.optimizer.zero_grad(set_to_none=True)
         # Gradients are averaged over the processes, and the mean is one over the whole batch.
         self.scaler.scale(loss * (self.world.size / whole)).backward()
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.params.clip_norm)
+        norm = nn.utils.clip_grad_norm_((self.heads or self.net).parameters(), self.params.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.ema.update(self.net, step=int(self.steps_done))
         self.steps_done += 1
         return torch.stack([loss.detach(), norm.detach()])
+
+    def _losses(self, output: Any, labels: Tensor, weights: Tensor, targets: Tensor) -> Tensor:
+        """(b,) weighted loss of each slice. It is taken in float32: focal terms underflow in half precision."""
+        logits, others = output if self.heads else (output, None)
+        losses = slice_loss(logits.float(), labels, self.params)
+        if others is not None:
+            losses = losses + self.params.auxiliary * auxiliary_loss(others.float(), targets)
+        return losses * weights
 
     def _predict(self, images: NDArray[np.uint8] | Rows) -> NDArray[np.float32]:
         """Logits (n,) of the averaged weights; every process does its share."""
@@ -212,6 +224,7 @@ class Trainer:
             return
         state: dict[str, Any] = {
             "net": self.net.state_dict(),
+            "heads": self.heads.heads.state_dict() if self.heads else None,
             "ema": self.ema.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -230,6 +243,8 @@ class Trainer:
             return
         self.net.load_state_dict(state["net"])
         self.ema.module.load_state_dict(state["ema"])
+        if self.heads:
+            self.heads.heads.load_state_dict(state["heads"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.steps_done = state["steps_done"]

@@ -19,6 +19,7 @@ from strokect.ct_slice import ct_slice
 from strokect.feature_gate import fit_statistics
 from strokect.files import sha256_file, write_json
 from strokect.gate import Gate, Standard, save_gate
+from strokect.head_crop import Crop, crop_to_json
 from strokect.hounsfield import BRAIN_ONLY, Window, Windows, windows_to_json
 from strokect.judge import model_hashes
 from strokect.pixel_checks import CHECKS, Limit
@@ -163,10 +164,11 @@ def fake_inputs(
     policy: dict[str, Any] | None = None,
     work: int = 0,
     windows: Windows = BRAIN_ONLY,
+    crop: Crop = "none",
     **point_changes: Any,
 ) -> dict[str, Any]:
     """The keyword arguments of `write_release` after its target; `policy` and `point_changes` override keys of the two files."""
-    seen = {"channels": len(windows), "windows": windows_to_json(windows)}
+    seen = {"channels": len(windows), "windows": windows_to_json(windows), **crop_to_json(crop)}
     exports = {str(k): fake_export(folder / "export" / str(k), k, work, **seen) for k in range(folds)}
     point = {
         "schema": 2,

@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from starlette.routing import Route
 from strokect.dicom import apply_window
 from strokect.errors import ImageError
 from strokect.files import sha256_bytes
+from strokect.head_crop import Square, whole
 from strokect.images import GREY_TOLERANCE
 from strokect.intended_use import INTENDED_USE, OUT_OF_SCOPE
 from strokect.policy import REFER_REASONS, REJECT_REASONS
@@ -161,7 +162,9 @@ class PageServer:
         judged = answer(data)
         if judged["decision"] == "reject":
             return _error(422, "rejected", ", ".join(judged["reasons"]))
-        return JSONResponse({"rows": 8, "columns": 8, "map": fake_map(data).tolist(), "prediction": judged})
+        place = _wish(data).get("square")  # [left, top, side]: what the models saw of it
+        square = asdict(Square(*place) if place else whole(*decode(data).grey.shape))
+        return JSONResponse({"rows": 8, "columns": 8, "map": fake_map(data).tolist(), "square": square, "prediction": judged})
 
     async def _view(self, request: Request) -> Response:
         (data,) = await self._files(request, "image")

@@ -19,6 +19,7 @@ from pydicom.dataset import Dataset
 from strokect.dicom_out import secondary_capture, structured_report
 from strokect.errors import ImageError, NotInstalledError
 from strokect.files import sha256_bytes
+from strokect.head_crop import whole
 from strokect.identity import Source, read_identity, source_of
 from strokect.overlay import draw_overlay
 from strokect.predictor import OutOfDistribution, Prediction, Uncertainty
@@ -44,7 +45,7 @@ PLACE = {
     "InstanceNumber": 12,
     "ImageOrientationPatient": [1, 0, 0, 0, 1, 0],
 }
-OVERLAY = draw_overlay(np.full((64, 64), 90, np.uint8), np.eye(4, dtype=np.float32), title=TARGET)
+OVERLAY = draw_overlay(np.full((64, 64), 90, np.uint8), np.eye(4, dtype=np.float32), whole(64, 64), title=TARGET)
 
 
 def ct_slice(**elements: Any) -> bytes:

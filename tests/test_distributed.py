@@ -59,7 +59,8 @@ def task() -> Task:
     tissue = rng.integers(90, 130, (40, 1, 64, 64)) + 60 * labels[:, None, None, None]
     images = np.select([radius < 24, radius < 29], [tissue, 255], 0).astype(np.uint8)
     weights = rng.uniform(0.5, 1.5, 36).astype(np.float32)
-    return Task(images[:36], labels[:36], weights, images[36:], labels[36:], "fake@0")
+    beside = np.where(rng.random((36, 3)) < 0.3, np.nan, rng.integers(0, 2, (36, 3))).astype(np.float32)
+    return Task(images[:36], labels[:36], weights, images[36:], labels[36:], "fake@0", beside)
 
 
 def train_params(**changes: Any) -> TrainParams:
@@ -73,7 +74,7 @@ def train(folder: Path, world: World, epochs: int = 3, device: str = "cpu") -> d
     """Everything a run leaves behind; the checkpoint is that of `folder`, its schedule that of three epochs."""
     torch.manual_seed(0)
     net = FoldNet(Small(), 6, (0.5,) * 3, (0.5,) * 3, 0.3)
-    params = train_params(mixup_alpha=0.4, device=device, amp="off")
+    params = train_params(mixup_alpha=0.4, auxiliary=0.5, device=device, amp="off")
     loop = Trainer(net, task(), params, seed=1, mine_epoch=2, resume=folder / "resume.pt", world=world)
     resumed = loop.progress.epoch
 

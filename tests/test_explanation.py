@@ -76,6 +76,6 @@ def test_an_explanation_made_after_the_deadline_is_not_given(form: str) -> None:
     )
     wanted, picture = check_format(exchange(form), read_here), Picture(grey_slice(), 0)
     map_ = np.eye(4, dtype=np.float32)
-    assert explain(wanted, picture, prediction, map_, time.monotonic() + 60).status_code == 200
+    assert explain(wanted, picture, prediction, map_, "none", time.monotonic() + 60).status_code == 200
     with pytest.raises(DeadlineError):
-        explain(wanted, picture, prediction, map_, time.monotonic())
+        explain(wanted, picture, prediction, map_, "none", time.monotonic())

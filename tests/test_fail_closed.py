@@ -34,7 +34,7 @@ def broken(*arguments: Any, **options: Any) -> Any:
         "strokect.judge.measure",
         "strokect.judge.find_flags",
         "strokect.judge.mc_std",
-        "strokect.judge.resize_planes",
+        "strokect.judge.model_input",
         (FoldModel, "run"),
         (FoldModel, "run_whole"),
         (Gate, "__call__"),

@@ -67,7 +67,7 @@ try:
     elif kind != "picture":
         prediction, activation = predictor.explain(data, found, float("inf"))
         answer = prediction.decision
-        explain(wanted, found, prediction.model_copy(update={"decision": "normal"}), activation, float("inf"))
+        explain(wanted, found, prediction.model_copy(update={"decision": "normal"}), activation, "none", float("inf"))
     else:
         answer = predictor.predict(data, picture=found).decision
     judging = status("self", "VmHWM") + status(worker.process.pid, "VmRSS")

@@ -10,6 +10,7 @@ from matplotlib import colormaps
 from PIL import Image
 
 from strokect.errors import NoResultError
+from strokect.head_crop import Square, whole
 from strokect.overlay import ANCHORS, BACKGROUND, HEADING, LONGER_SIDE, TEXT_WIDTH, blend, colour_table, draw_overlay, spread
 from strokect.slices import resize_slice
 
@@ -22,7 +23,7 @@ def pixels(png: bytes) -> np.ndarray:
 
 
 def draw(grey: np.ndarray, activation: np.ndarray, title: str = TARGET) -> np.ndarray:
-    return pixels(draw_overlay(grey, activation.astype(np.float32), title=title))
+    return pixels(draw_overlay(grey, activation.astype(np.float32), whole(*grey.shape), title=title))
 
 
 def where_the_slice_is(height: int, width: int, title: str = TARGET) -> tuple[slice, slice]:
@@ -72,16 +73,19 @@ def test_borders_that_made_the_slice_square_are_cut_off_again() -> None:
     assert (drawn(wide, hot(8, 8, 0, 3)) == 0).all()  # a cell on the border is not squeezed into the slice
 
 
+@pytest.mark.parametrize("share", [1.0, 0.8])
 @pytest.mark.parametrize(("height", "width"), SHAPES)
-def test_a_map_made_of_what_the_models_see_lies_on_what_they_saw(height: int, width: int) -> None:
-    """The oracle is the preprocessing itself: a bright blot, resized as for the models, is its own map."""
+def test_a_map_made_of_what_the_models_see_lies_on_what_they_saw(height: int, width: int, share: float) -> None:
+    """The oracle is the preprocessing itself: a bright blot, cut out and resized as for the models, is its own map."""
+    side = round(share * max(height, width))
+    square = whole(height, width) if share == 1 else Square((width - side) // 2 + 2, (height - side) // 2 - 1, side)
     rng = np.random.default_rng(height)
     for _ in range(3):
         y, x = (round(rng.uniform(0.25, 0.75) * n) for n in (height, width))
         slice_ = np.zeros((height, width), np.uint8)
         reach = max(height, width) // 10 + 2
         slice_[max(0, y - reach) : y + reach, max(0, x - reach) : x + reach] = 255
-        strength = spread(resize_slice(slice_, 32)[0].astype(np.float32), height, width, (width, height))
+        strength = spread(resize_slice(slice_, 32, square)[0].astype(np.float32), height, width, square, (width, height))
         found, there = (centre(picture[..., None]) for picture in (strength, slice_))
         assert np.abs(found - there).max() * max(height, width) <= max(height, width) / 32
 
@@ -169,8 +173,9 @@ def test_a_word_without_spaces_is_cut_and_an_empty_title_is_no_error() -> None:
 def test_same_arguments_same_bytes_and_no_metadata() -> None:
     rng = np.random.default_rng(0)
     grey, activation = rng.integers(0, 256, (64, 80), np.uint8), rng.normal(size=(7, 7)).astype(np.float32)
-    png = draw_overlay(grey, activation, title=TARGET)
-    assert png == draw_overlay(grey.copy(), activation.copy(), title=TARGET)
+    square = whole(64, 80)
+    png = draw_overlay(grey, activation, square, title=TARGET)
+    assert png == draw_overlay(grey.copy(), activation.copy(), square, title=TARGET)
     chunks, place = [], 8
     while place < len(png):
         chunks.append(png[place + 4 : place + 8])

@@ -14,7 +14,7 @@ from selenium.webdriver.common.keys import Keys
 
 from strokect.phantom import window
 from tests.browser import Browser
-from tests.page_scans import patient
+from tests.page_scans import dicom, patient
 from tests.page_server import REFER_ABOVE, TARGET, THRESHOLD, PageServer
 from tests.page_steps import DECIDED, asked_for, drawn_on, set_value, shows, written
 
@@ -172,6 +172,19 @@ def test_the_opacity_changes_the_map_and_only_the_map(browser: Browser, start: P
     halfway = (drawn[0][row, column] + drawn[100][row, column]) / 2
     assert np.abs(drawn[50][row, column] - halfway).max() <= 3
     assert (drawn[100][700, 60] == drawn[0][700, 60]).all(), "a cell that is not positive is tinted"
+
+
+def test_a_map_of_a_part_of_the_slice_is_laid_on_that_part(browser: Browser, start: PageServer, tmp_path: Path) -> None:
+    hu = patient()[5].hu
+    scale, (left, top, side) = 768 / len(hu), (len(hu) // 2, len(hu) // 4, len(hu) // 4)
+    browser.pick([written(tmp_path / "cut.dcm", dicom(hu, probability=0.83, square=[left, top, side]))], "stroke")
+    browser.ready()
+    set_value(browser, "#opacity", 100)
+    rows, columns = np.nonzero(np.ptp(drawn_on(browser), axis=-1) > 20)
+    for found, edge in ((rows, top), (columns, left)):
+        first, last = scale * edge, scale * (edge + side)
+        assert first - 1 <= found.min() and found.max() <= last + 1
+        assert found.mean() == pytest.approx((first + last) / 2, abs=8)  # of a hill in its middle
 
 
 def _shows_grey(drawn: np.ndarray) -> bool:

@@ -99,6 +99,26 @@ def test_the_first_convolutions_and_squeeze_excite_stay_in_float() -> None:
     assert float_nodes(model) == [*(f"conv{i}" for i in range(FLOAT_CONVOLUTIONS)), "pool", "squeeze", "gate"]
 
 
+def test_what_joins_a_slice_and_its_mirror_stays_in_float(images: np.ndarray, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = build_network("tf_efficientnet_lite0", "package", 0.2, symmetry=True).eval()
+    torch.nn.init.normal_(net.backbone.conv_stem.mirrored.weight, std=0.05)
+    with torch.inference_mode():
+        features = net.features(torch.from_numpy(images[::2]))[0]
+    net.head.weight.data = torch.linalg.svd(features - features.mean(0)).Vh[:1].clone()
+    export_fold(net, tmp_path, channels=1, size=SIZE)
+    sidecar = {"schema": 1, "image_size": SIZE, "channels": 1, "classes": ["normal", "stroke"], "target": "t"}
+    write_json(tmp_path / "model.json", {**sidecar, **describe_network(net)})
+    plain = FoldModel(tmp_path)
+    graph = onnx.load(tmp_path / "model.onnx")
+    kinds = {node.op_type for node in graph.graph.node if node.name in float_nodes(graph)}
+    assert {"Slice", "Sub", "Abs", "Concat", "Add", "Conv"} <= kinds
+    quantise(tmp_path, images[::2])
+    before, after = (logits(model, images[1::2]) for model in (plain, FoldModel(tmp_path)))
+    assert spearmanr(before, after).statistic > 0.9, (before, after)
+    assert np.abs(after - before).mean() < 0.2 * before.std()
+
+
 def test_the_export_stage_ships_int8_and_keeps_the_float_logits_beside(pipeline: Path, tmp_path: Path) -> None:
     for name in ("data", "models/folds", "models/hnm", "models/student"):
         shutil.copytree(pipeline / name, tmp_path / name)

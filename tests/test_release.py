@@ -181,7 +181,15 @@ def test_other_pixel_checks_fail_the_self_test(release: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"image_size": 64}, {"target": "stroke"}, {"split_sha256": "6" * 64}, {"data_sha256": "e" * 64}, {"channels": 3}]
+    "changes",
+    [
+        {"image_size": 64},
+        {"crop": "head"},
+        {"target": "stroke"},
+        {"split_sha256": "6" * 64},
+        {"data_sha256": "e" * 64},
+        {"channels": 3},
+    ],
 )
 def test_folds_that_disagree_are_refused(release: Path, changes: dict[str, object]) -> None:
     edit(release / "folds" / "2" / "model.json", **changes)

@@ -39,10 +39,13 @@ def test_every_step_is_off_by_default_and_the_profiles() -> None:
         params = composed(f"profile={profile}")
         assert params["train"]["mixup_alpha"] == 0.0
         assert params["train"]["layer_decay"] == 1.0
+        assert params["train"]["auxiliary"] == 0.0
         assert params["model"]["symmetry"] is False
 
 
-@pytest.mark.parametrize(("key", "value"), [("mixup_alpha", -0.1), ("layer_decay", 0.0), ("layer_decay", 1.1)])
+@pytest.mark.parametrize(
+    ("key", "value"), [("mixup_alpha", -0.1), ("auxiliary", -0.1), ("layer_decay", 0.0), ("layer_decay", 1.1)]
+)
 def test_values_that_cannot_work_are_named(key: str, value: float, tmp_path: Path) -> None:
     params = composed()
     params["train"][key] = value
@@ -57,7 +60,7 @@ def test_values_that_cannot_work_are_named(key: str, value: float, tmp_path: Pat
 def test_mixup_of_a_worked_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Beta, "sample", lambda self: torch.tensor(0.75))
     images = torch.tensor([0.0, 100.0, 200.0]).view(3, 1, 1, 1)
-    mixed, parts = mix(images, torch.tensor([0.0, 1.0, 0.0]), torch.tensor([0.5, 2.0, 0.5]), 0.2)
+    mixed, parts = mix(images, 0.2, torch.tensor([0.0, 1.0, 0.0]), torch.tensor([0.5, 2.0, 0.5]))
     assert mixed.flatten().tolist() == [50.0, 75.0, 175.0]  # ¾ of itself and ¼ of the one before, which the first finds last
     (own, labels, weights), (other, others, their_weights) = parts
     assert (own, other) == (0.75, 0.25)
@@ -69,7 +72,7 @@ def test_mixup_is_that_of_torchvision_where_the_loss_is_linear_in_the_label() ->
     """Pictures and, with cross-entropy and equal weights, the loss; torchvision mixes labels, this one losses."""
     images, labels = slices(8).float(), torch.tensor([0, 1, 1, 0, 1, 0, 0, 1])
     torch.manual_seed(3)
-    mixed, parts = mix(images, labels.float(), torch.ones(8), 0.4)
+    mixed, parts = mix(images, 0.4, labels.float(), torch.ones(8))
     torch.manual_seed(3)
     expected, soft = MixUp(alpha=0.4, num_classes=2)(images, labels)
     torch.testing.assert_close(mixed, expected)
@@ -83,7 +86,7 @@ def test_mixup_off_draws_nothing_and_changes_nothing() -> None:
     images, labels, weights = slices().float(), torch.tensor([0.0, 1.0, 0.0, 1.0]), torch.rand(4)
     torch.manual_seed(5)
     state = torch.get_rng_state()
-    mixed, parts = mix(images, labels, weights, 0.0)
+    mixed, parts = mix(images, 0.0, labels, weights)
     assert torch.equal(torch.get_rng_state(), state)
     assert mixed is images
     assert len(parts) == 1 and parts[0][0] == 1.0 and parts[0][1] is labels and parts[0][2] is weights
@@ -93,7 +96,7 @@ def test_shares_of_mixup_follow_the_beta_distribution() -> None:
     """Mean ½ and variance 1 / (4 (2α + 1))."""
     torch.manual_seed(0)
     nothing = torch.zeros(2)
-    shares = np.array([mix(torch.zeros(2, 1, 1, 1), nothing, nothing, 0.4)[1][0][0] for _ in range(2000)])
+    shares = np.array([mix(torch.zeros(2, 1, 1, 1), 0.4, nothing, nothing)[1][0][0] for _ in range(2000)])
     assert shares.mean() == pytest.approx(0.5, abs=0.03)
     assert shares.var() == pytest.approx(1 / (4 * 1.8), abs=0.01)
 

@@ -37,7 +37,7 @@ from strokect.phantom import make_cohort, window
 from strokect.predictor import Predictor
 from strokect.release_writer import write_release
 from strokect.series import arrange, read_series
-from strokect.slices import decode, load_slice, picture_of_hu, resize_planes, resize_slice
+from strokect.slices import decode, load_slice, model_input, picture_of_hu, resize_slice
 from strokect.sources import raw_pictures, read_source
 
 
@@ -113,7 +113,7 @@ def test_parity_of_every_way_that_a_slice_takes(pool: DecodePool) -> None:
         picture_of_hu(hu, THREE),
     ):
         assert picture is not None
-        np.testing.assert_array_equal(resize_planes(picture.planes, 48), expected)
+        np.testing.assert_array_equal(model_input(picture, 48, "none"), expected)
         np.testing.assert_array_equal(picture.grey, decode(data).grey)
 
 
@@ -344,8 +344,8 @@ def test_prepare_keeps_nothing_of_other_windows(tmp_path: Path) -> None:
 def test_a_cohort_of_dicom_in_three_windows_from_training_to_the_service(
     tmp_path: Path, pool: DecodePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the service says about a DICOM file is, number for number, what the pipeline says about it."""
-    params = yaml.safe_load(params_file(tmp_path, source="folder").read_text())
+    """What the service says about a DICOM file is, number for number, what the pipeline says about it; cut to the head, too."""
+    params = yaml.safe_load(params_file(tmp_path, source="folder", crop="head").read_text())
     params["train"].update(epochs=1)
     params["export"].update(views=["identity"])
     with workspace(tmp_path, params):
@@ -370,7 +370,8 @@ def test_a_cohort_of_dicom_in_three_windows_from_training_to_the_service(
         sent = contents[::9]
         for i in range(0, len(files), 9):
             picture = pool.picture(contents[i], windows=predictor.windows)
-            np.testing.assert_array_equal(resize_planes(picture.planes, 48), prepared.images[i])
+            np.testing.assert_array_equal(model_input(picture, 48, "head"), prepared.images[i])
+            assert (model_input(picture, 48, "none") != prepared.images[i]).any()
             expected = judge.policy.decide(judge.examine(pictures[i](), prepared.manifest["sha256"][i]).evidence)
             answer = predictor.predict(contents[i], picture=picture)
             assert (answer.decision, answer.probability) == (expected.decision, expected.probability)
@@ -380,12 +381,13 @@ def test_a_cohort_of_dicom_in_three_windows_from_training_to_the_service(
                 rows, logits = oof["rows"], oof["logits"]
             model = judge.engine.models[fold]
             for row, logit in list(zip(rows, logits, strict=True))[::7]:
-                planes = pool.picture(contents[row], windows=predictor.windows).planes
-                assert model.logit(model.run(resize_planes(planes, 48))) == pytest.approx(logit[0], abs=1e-5)
+                seen = model_input(pool.picture(contents[row], windows=predictor.windows), 48, "head")
+                assert model.logit(model.run(seen)) == pytest.approx(logit[0], abs=1e-5)
         safety = read_json("metrics/safety.json")
         assert any("windows of Hounsfield units" in note for note in safety["notes"])
         assert any(entry["feature_gate"]["auroc"]["value"] is not None for entry in safety["outliers"].values())
-        assert "40/80, 80/200, 40/40" in Path("models/release/model_card.md").read_text()
+        card = Path("models/release/model_card.md").read_text()
+        assert "40/80, 80/200, 40/40" in card and "cut to its head" in card and predictor.describe()["crop"] == "head"
 
     command = [sys.executable, "-m", "bentoml", "serve", "service:StrokeCT"]
     with serve(command, ROOT, tmp_path / "serving", STROKECT_RELEASE=str(tmp_path / "models/release")) as server:
