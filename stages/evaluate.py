@@ -111,9 +111,10 @@ def main() -> None:
             tables.get("test", {}).get(name, table.head(0)).to_csv(folder / f"{name}_test.csv", index=False)
         for column in ("loss", "held_out_log_loss"):
             training_curves(training, column).to_csv(folder / f"training_{column}.csv")
-        risks = risk_coverage_table(read_json("metrics/safety.json")["uncertainty"]["measures"])
-        risks.to_csv(folder / "risk_coverage.csv", index=False)
-        draw(parts, training, risks, folder, f"positive: {metrics['target']}")
+        measures = read_json("metrics/safety.json")["uncertainty"]["measures"]
+        risk_coverage_table(measures).to_csv(folder / "risk_coverage.csv", index=False)
+        worth = {"oof": of_folds["net_benefit"], metrics["part"]: metrics["net_benefit"]}
+        draw(parts, training, measures, worth, folder, f"positive: {metrics['target']}")
     with start_tracker(params, "evaluate", "evaluate", prepared.cohort, sha256_file(SPLIT)) as tracker:
         tracker.summary(headline(metrics))
         tracker.plots(Path("reports/plots"))

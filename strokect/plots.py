@@ -12,6 +12,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 
 from strokect.files import atomic_path
 from strokect.net_benefit import net_benefit
+from strokect.reporting import figure_text
 from strokect.statistics import calibration_bins
 
 mpl.use("Agg")
@@ -98,9 +99,16 @@ def training_curves(training: pd.DataFrame, column: str) -> pd.DataFrame:
     return curves.reindex(columns=sorted({*curves.columns, *(f"fold {k}" for k in range(5))}))
 
 
-def draw(parts: list[Scored], training: pd.DataFrame, risks: pd.DataFrame, target: Path, title: str) -> None:
+def draw(
+    parts: list[Scored],
+    training: pd.DataFrame,
+    measures: dict[str, Any],
+    worth: dict[str, list[dict[str, Any]]],
+    target: Path,
+    title: str,
+) -> None:
     """Write the pictures into an existing folder: roc, pr, confusion, calibration, probabilities, net_benefit, risk_coverage and
-    training, each .png. `risks` is that of `risk_coverage_table`.
+    training, each .png. `measures` are those of metrics/safety.json, `worth` the `net_benefit` of each part's metrics.
     """
     tables = {scored.part: plot_tables(scored) for scored in parts}
     base_rate = {scored.part: scored.labels.mean() for scored in parts}
@@ -110,8 +118,8 @@ def draw(parts: list[Scored], training: pd.DataFrame, risks: pd.DataFrame, targe
     _draw_confusion(parts, target / "confusion.png", title)
     _draw_calibration(tables, target / "calibration.png", title)
     _draw_probabilities(tables, target / "probabilities.png", title)
-    _draw_net_benefit(tables, base_rate, target / "net_benefit.png", title)
-    _draw_risk_coverage(risks, target / "risk_coverage.png", title)
+    _draw_net_benefit(tables, base_rate, worth, target / "net_benefit.png", title)
+    _draw_risk_coverage(measures, target / "risk_coverage.png", title)
     _draw_training(training, target / "training.png", title)
 
 
@@ -195,30 +203,42 @@ def _draw_probabilities(tables: dict[str, dict[str, pd.DataFrame]], path: Path, 
     _save(figure, path)
 
 
-def _draw_net_benefit(tables: dict[str, dict[str, pd.DataFrame]], base_rate: dict[str, float], path: Path, title: str) -> None:
+def _draw_net_benefit(
+    tables: dict[str, dict[str, pd.DataFrame]],
+    base_rate: dict[str, float],
+    worth: dict[str, list[dict[str, Any]]],
+    path: Path,
+    title: str,
+) -> None:
     figure, axes = plt.subplots(figsize=(6.4, 4.4))
-    for part, table in tables.items():
+    for (part, table), aside in zip(tables.items(), (-0.004, 0.004), strict=False):  # so that two bars do not hide each other
         points, name = table["net_benefit"], PART_NAMES[part]
         axes.plot(points["threshold"], points["model"], color=COLOURS[part], label=f"model, {name}")
+        known = [entry for entry in worth[part] if entry["model"]["ci95"]]
+        at, ends = [entry["threshold"] + aside for entry in known], np.array([entry["model"]["ci95"] for entry in known])
+        axes.vlines(at, *ends.reshape(-1, 2).T, color=COLOURS[part], linewidth=2, alpha=0.6, label=f"95 % interval, {name}")
         axes.plot(points["threshold"], points["everybody"], color=COLOURS[part], linestyle=":", label=f"everybody, {name}")
     axes.axhline(0, color="0.4", linewidth=1, label="nobody")
-    top = max(base_rate.values())
-    axes.set(
-        xlabel="probability from which one would act", ylabel="net benefit per slice", xlim=(0, 1), ylim=(-0.3 * top, 1.1 * top)
-    )
+    share = max(base_rate.values())
+    top = max(1.05 * share, *(entry["model"]["ci95"][1] for part in tables for entry in worth[part] if entry["model"]["ci95"]), 0)
+    axes.set(xlabel="probability from which one would act", ylabel="net benefit per slice", xlim=(0, 1))
+    axes.set_ylim(-0.3 * share, 1.05 * top)
     axes.set_title(f"Decision curve, slices\n{title}", fontsize=10)
     axes.legend(loc="upper right", fontsize=9)
     _save(figure, path)
 
 
-def _draw_risk_coverage(risks: pd.DataFrame, path: Path, title: str) -> None:
+def _draw_risk_coverage(measures: dict[str, Any], path: Path, title: str) -> None:
+    risks = risk_coverage_table(measures)
     figure, axes = plt.subplots(figsize=(6.4, 4.4))
     for number, (name, marker) in enumerate(zip(risks.columns[1:], "osDv^", strict=False)):
-        axes.plot(risks["coverage"], risks[name], marker=marker, color=MEASURE_COLOURS[number], label=name.replace("_", " "))
+        area = figure_text({"value": measures[name]["aurc"], "ci95": measures[name]["aurc_ci95"]})
+        label = f"{name.replace('_', ' ')}: {area}"
+        axes.plot(risks["coverage"], risks[name], marker=marker, color=MEASURE_COLOURS[number], label=label)
     axes.set(xlabel="share of slices that are answered (the surest)", ylabel="error rate among them", xlim=(0, 1.02))
     axes.set_ylim(bottom=0)
     axes.set_title(f"Answering less, erring less: out-of-fold slices\n{title}", fontsize=10)
-    axes.legend(loc="lower right", fontsize=9)
+    axes.legend(loc="best", fontsize=9, title="mean error rate over all shares [95 % interval]", title_fontsize=9)
     _save(figure, path)
 
 

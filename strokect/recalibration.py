@@ -63,14 +63,26 @@ def check_cases(cases: Cases) -> None:
     if not np.isfinite(cases.logits).all():
         raise DataError(f"{(~np.isfinite(cases.logits).all(axis=1)).sum()} slices have a logit that is not a number")
     kept = cases.take(cases.accepted)
-    positive = int(patient_labels(kept.labels, kept.patients).sum()) if len(kept.labels) else 0
+    if not len(kept.labels):
+        raise NotEstimableError(
+            f"this release rejects all {len(cases.labels)} slices: it does not accept this site's pictures, there is nothing to "
+            "recalibrate on, and more cases like these would not help. The reasons stand in external.html; what is needed is a "
+            "model that was trained on pictures like the site's"
+        )
+    positive = int(patient_labels(kept.labels, kept.patients).sum())
     negative = len(np.unique(kept.patients)) - positive
     if min(positive, negative) < MIN_PATIENTS:
         raise NotEstimableError(
             f"a recalibration needs at least {MIN_PATIENTS} patients with a positive slice and {MIN_PATIENTS} without, of slices "
             f"that the gate accepts; there are {positive} and {negative}: collect {max(0, MIN_PATIENTS - positive)} and "
-            f"{max(0, MIN_PATIENTS - negative)} more"
+            f"{max(0, MIN_PATIENTS - negative)} more{_rejected(cases)}"
         )
+
+
+def _rejected(cases: Cases) -> str:
+    """That most slices are rejected, where they are: collecting more is then the smaller half of what is wrong."""
+    share = 1 - cases.accepted.mean()
+    return f". The release rejects {share:.0%} of these slices: ask first why (external.html)" if share > 0.5 else ""
 
 
 def fit_ensemble(method: str, logits: Floats, labels: NDArray[np.int64], own: Calibrator) -> Calibrator:

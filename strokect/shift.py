@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strokect.calibration_drift import calibration_figures
+from strokect.edges import all_or_none
 from strokect.shift_reference import BIN_WIDTH, HEAD, cells, chance_at, cumulative, distance, per_patient
 from strokect.statistics import CHUNK, bootstrap_weights, estimate_share
 
 Floats = NDArray[np.float64]
 CANNOT_TELL = "cannot tell"
+SMALLEST = 0.0005  # distance that three decimals show: below it no row
 FIGURES = ("roc_auc", "sensitivity", "specificity", "brier", "ece")
 PARTS = {
     "oof": "The figures beside are out-of-fold, of single fold models",
@@ -27,7 +29,8 @@ NOTES = [
     "average of models is less sure of itself than each of them: a part of each difference may be that and not the data.",
     "Rates and figures: interval of external − development by Newcombe's square-and-add of the two patient-clustered intervals.",
     "Grey levels are those of the head on the picture shrunk to 128 pixels, as the service sees them (a DICOM file "
-    "in the brain window). Chance: as far as so many development patients are from their own cohort in 19 of 20 draws.",
+    "in the brain window). Chance: as far as so many development patients are from their own cohort in 19 of 20 draws, and "
+    "never less than what so many development patients leave unseen. A distance of 0 has no row.",
     "ECE is never 0 in a sample and larger in a smaller one: no verdict is made of it.",
     "Many figures are looked at: at 95 %, one in twenty of them differs by chance.",
 ]
@@ -102,6 +105,9 @@ def _intensity(found: External, known: dict[str, Any], counts: NDArray[np.int64]
         rows = found.heads if name == HEAD else cells(found.pixels[name], np.array(stored["edges"]))
         sums, there = per_patient(rows, found.patients), np.array(stored["cumulative"])
         value, limit = float(distance(name, cumulative(sums.sum(axis=0)), there)), chance_at(stored["chance"], n)
+        if name != HEAD:
+            # Resamples of a cohort in which all slices agree agree too. It leaves so many others unseen all the same.
+            limit = max(limit, all_or_none(False, known["n_patients"])[1])
         blocks = (counts[i : i + CHUNK] @ sums for i in range(0, len(counts), CHUNK))
         drawn = np.concatenate([distance(name, cumulative(block), there) for block in blocks])
         interval = [float(x) for x in np.nanpercentile(drawn, [2.5, 97.5])] if np.isfinite(drawn).any() else None
@@ -181,6 +187,8 @@ def shift_rows(shift: dict[str, Any]) -> list[list[str]]:
     distances: dict[str, Any] = shift["intensity"] or {}
     for name in sorted(distances, key=lambda name: (name != HEAD, -(distances[name]["value"] or 0.0))):
         e = distances[name]
+        if e["value"] is not None and e["value"] < SMALLEST:
+            continue
         rows.append([f"distance of {name}".replace("_", " "), _text(e), f"by chance ≤ {e['chance']:.3f}", e["verdict"]])
     return rows
 

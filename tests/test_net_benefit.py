@@ -1,9 +1,15 @@
 """The decision curve on a worked case and against its definition."""
 
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import t
 
+from strokect import plots
 from strokect.errors import NotEstimableError
 from strokect.net_benefit import LISTED, net_benefit, net_benefit_figures
 from strokect.statistics import bootstrap_weights
@@ -55,3 +61,35 @@ def test_figures_with_intervals_are_those_of_the_curve_and_of_a_loop() -> None:
         half = t.ppf(0.975, 15 - 1) * np.std(drawn, ddof=1)  # 15 patients have a positive slice
         assert entry["gain"]["ci95"] == pytest.approx([entry["gain"]["value"] - half, entry["gain"]["value"] + half])
     assert found[1]["gain"]["ci95"][1] > 0
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """The figures that would have been saved."""
+    figures: list[Any] = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
+    yield figures
+    for figure in figures:
+        plots.plt.close(figure)
+
+
+def test_the_decision_curve_is_drawn_with_the_intervals_of_the_metrics(drawn: list[Any]) -> None:
+    curve = pd.DataFrame({"threshold": [0.1, 0.9], "model": [0.3, 0.1], "everybody": [0.25, -4.0]})
+    ends = {0.1: [0.2, 0.5], 0.3: None, 0.5: [-0.1, 0.3]}
+    worth = [{"threshold": at, "model": {"value": 0.2, "ci95": ci95}} for at, ci95 in ends.items()]
+    plots._draw_net_benefit({"oof": {"net_benefit": curve}}, {"oof": 0.3}, {"oof": worth}, Path("x.png"), "t")
+    (axes,) = drawn[0].axes
+    bars = [segment for lines in axes.collections for segment in lines.get_segments()]
+    assert [pytest.approx(bar[:, 1].tolist()) for bar in bars] == [ends[0.1], ends[0.5]]  # what is not estimable has no bar
+    assert [bar[0, 0] for bar in bars] == pytest.approx([0.1, 0.5], abs=0.01) and axes.get_ylim()[1] > 0.5
+    without = [{"threshold": 0.1, "model": {"value": 0.2, "ci95": None}}]
+    plots._draw_net_benefit({"oof": {"net_benefit": curve}}, {"oof": 0.3}, {"oof": without}, Path("x.png"), "t")
+
+
+def test_risk_and_coverage_are_drawn_with_the_area_and_its_interval(drawn: list[Any]) -> None:
+    measure = {"aurc": 0.1234, "error_rate_at_coverage": {"1": 0.3, "0.5": 0.1}}
+    plots._draw_risk_coverage(
+        {"mc_std": measure | {"aurc_ci95": [0.05, 0.2]}, "entropy": measure | {"aurc_ci95": None}}, Path("x"), "t"
+    )
+    said = [text.get_text() for text in drawn[0].axes[0].get_legend().get_texts()]
+    assert said == ["mc std: 0.123 [0.050, 0.200]", "entropy: 0.123 [interval not estimable]"]

@@ -191,9 +191,16 @@ def test_too_few_patients_are_told_how_many_are_needed() -> None:
     check_cases(cases())
     with pytest.raises(NotEstimableError, match="there are 0 and 80"):
         check_cases(replace(cases(), labels=np.zeros(400, np.int64)))
-    rejected = replace(cases(), accepted=np.zeros(400, bool))
-    with pytest.raises(NotEstimableError, match="there are 0 and 0"):
-        check_cases(rejected)
+    mostly = np.arange(400) % 5 == 0
+    mostly[:300] = False
+    with pytest.raises(NotEstimableError, match=r"collect .* more\. The release rejects 95% of these slices: ask first why"):
+        check_cases(replace(cases(), accepted=mostly))
+
+
+def test_a_site_whose_pictures_are_all_rejected_is_not_told_to_collect_more() -> None:
+    with pytest.raises(NotEstimableError, match=r"rejects all 400 slices.* does not accept this site's pictures") as refused:
+        check_cases(replace(cases(), accepted=np.zeros(400, bool)))
+    assert "collect" not in str(refused.value)
 
 
 def test_the_average_is_what_is_calibrated() -> None:

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 
 from strokect.calibration import sigmoid
 from strokect.calibration_drift import calibration_figures, estimate_where_defined, in_the_large, logit_of, slope
-from strokect.shift import difference, direction, verdict_lines
+from strokect.shift import External, difference, direction, shift_report, shift_rows, verdict_lines
 from strokect.shift_reference import COHORTS, HEAD, cells, chance, chance_at, cumulative, distance, head_levels, per_patient
 from strokect.slices import Picture
 from strokect.statistics import bootstrap_weights
@@ -131,3 +131,25 @@ def test_a_cohort_that_is_mostly_rejected_is_said_to_get_no_answers() -> None:
     assert verdict_lines(shift)[0].startswith("99.6% of these slices are rejected: in use most would get no label")
     shift["rates"]["reject"]["external"]["value"] = 0.02
     assert verdict_lines(shift)[0] == "2.0% of these slices are rejected"
+
+
+def test_a_measurement_that_is_the_same_in_all_development_slices_is_held_against_what_they_leave_unseen() -> None:
+    """40 patients of whom none has a feature leave up to 1 − 0.025^(1/40) = 8.8 % of patients who do: 4 % more is no finding."""
+    n, labels = 100, np.arange(100) % 2
+    patients = np.repeat([f"p{i:02d}" for i in range(50)], 2)
+    heads = np.full((n, 64), 1 / 64)
+    pixels = {"never": np.zeros(n), "seldom": (np.arange(n) < 4).astype(float), "often": (np.arange(n) < 30).astype(float)}
+    alike = {"edges": [0.0], "cumulative": [1.0, 1.0], "chance": [0.0] * len(COHORTS)}
+    described = dict.fromkeys(pixels, alike)
+    described[HEAD] = {"cumulative": (np.arange(1, 65) / 64).tolist(), "chance": [0.5] * len(COHORTS)}
+    known = {"n_patients": 40, "described": described, "rejected_by_reason": {}, "referred": None, "calibration": {}}
+    found = External(labels, patients, np.full(n, 0.5), np.full(n, "normal"), [[]] * n, pixels, heads)
+    figures = {level: dict.fromkeys(("roc_auc", "sensitivity", "specificity", "brier")) for level in ("slice", "patient")}
+    figures["slice"]["ece"] = {"value": 0.1, "ci95": None}
+    shift = shift_report(found, figures, {"part": "oof"}, {"reference": known}, resamples=50, seed=0)
+    verdicts = {name: shift["intensity"][name]["verdict"] for name in pixels}
+    assert verdicts == {"never": "cannot tell", "seldom": "cannot tell", "often": "differs"}
+    assert shift["intensity"]["seldom"]["chance"] == pytest.approx(1 - 0.025 ** (1 / 40))
+    rows = {row[0]: row for row in shift_rows(shift)}
+    assert "distance of seldom" in rows and "distance of never" not in rows
+    assert not any("≤ 0.000" in cell for row in rows.values() for cell in row)
