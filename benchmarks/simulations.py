@@ -23,7 +23,7 @@ from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_s
 from tqdm import tqdm
 
 from benchmarks import machine
-from benchmarks.promises import as_made, ideal
+from benchmarks.promises import as_made, as_made_in_series, ideal
 from benchmarks.simulations_page import render
 from strokect.calibration import METHODS
 from strokect.delong import analytic_auc
@@ -167,6 +167,7 @@ def main(arguments: list[str] | None = None) -> None:
         result["coverage"] = {name: job.result() for name, job in jobs.items()}
     result["promise"] = ideal(draws, 0)
     result["promise_as_made"] = {method: as_made(method, draws, 1) for method in METHODS}
+    result["promise_as_made"]["sequence head"] = as_made_in_series(draws, 1)
     if not given.quick:
         write_json(BENCH, result)
         write_text(PAGE, render(result))

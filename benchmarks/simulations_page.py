@@ -4,6 +4,8 @@ from typing import Any
 
 from scipy.stats import binom
 
+from strokect.sequence import WIDTH
+
 ASKED = (0.92, 0.98)  # of the coverage of a 95 % interval
 
 
@@ -45,7 +47,8 @@ def render(result: dict[str, Any]) -> str:
             f"simulated draws? {kept['allowed_share']:.0%} may be: up to {kept['tolerated']} draws are within Monte Carlo error "
             "of that (99 %). The theorem is about scores that exist before the patients are drawn. `tune_threshold` does more: "
             "each patient is scored by one of five models, and the calibration is fitted on slices of the patients that then "
-            "promise.",
+            f"promise. With `tune_threshold.patient_rule: sequence` a sequence head, {WIDTH + 1} numbers fitted on the slices of "
+            "these same patients, takes the place of the calibration.",
             "",
             "| patient scores | not reached | |",
             "|---|---|---|",

@@ -10,6 +10,7 @@ from scipy.stats import norm
 
 from benchmarks import promises, simulations
 from benchmarks.simulations_page import outside, render
+from strokect.sequence import context
 
 CLUSTERED = (simulations.cohort, simulations.SHIFT)
 CLUSTERED_SD = float(np.hypot(simulations.SLICE_SD, simulations.PATIENT_SD))
@@ -64,6 +65,13 @@ def test_a_promise_that_is_not_kept_is_noticed(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(promises, "guaranteed_threshold", empirical)
     assert promises.ideal(300, 0)["broken_share"] > 0.3 and not promises.ideal(300, 0)["within_monte_carlo_error"]
     assert not promises.as_made("affine", 60, 0)["within_monte_carlo_error"]
+    assert not promises.as_made_in_series(30, 0, population=2000)["within_monte_carlo_error"]
+
+
+def test_series_are_laid_out_as_the_service_lays_them_out() -> None:
+    logits = np.random.default_rng(0).normal(size=(promises.BLOCK + 50, promises.SLICES))
+    who, order = (grid.ravel() for grid in np.indices(logits.shape))
+    assert np.array_equal(promises._contexts(logits), context(logits.ravel(), who, order))
 
 
 def test_patients_are_positive_as_asked() -> None:
@@ -88,5 +96,6 @@ def test_the_committed_page_is_made_of_the_committed_figures() -> None:
         assert all(0.92 <= kinds["reported"] <= 0.98 for name, kinds in shares.items() if name not in ("ece", "ppv"))
         assert 0.92 <= shares["ppv"]["reported"] < 0.99
         assert shares["roc_auc"]["percentile"] < 0.92  # why the metrics do not report percentiles
+    assert "sequence head" in result["promise_as_made"]
     assert all(found["within_monte_carlo_error"] for found in (result["promise"], *result["promise_as_made"].values()))
     assert result["speed"]["all_figures_s"] <= 20
