@@ -17,6 +17,7 @@ from strokect.report_sections import sections
 from strokect.reporting import read_audit
 from strokect.shipping import EXPORTS, shipped_folders
 from strokect.sidecar import read_sidecar
+from strokect.split_seeds import seeds_section
 from strokect.splits import SPLIT, development_rows, read_split, rows_of_test_part
 
 REPORT = Path("reports/report.html")
@@ -47,7 +48,8 @@ def main() -> None:
         openings=opened(OPENINGS, of_test, cohort["data_sha256"], cohort["synthetic"]),
         commit=revision(Path()),
     )
-    extras = sections(metrics, oof_metrics, safety, point)
+    seeds = seeds_section(cohort)
+    extras = ([seeds] if seeds else []) + sections(metrics, oof_metrics, safety, point)
     checklists = {name: fill(items, facts) for name, items in CHECKLISTS.items()}
     write_text(REPORT, render_report(facts, Path("reports/plots"), extras, checklists, params_text))
     oof = pd.read_csv("models/oof.csv", dtype={"file": str, "patient": str})

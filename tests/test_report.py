@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
@@ -20,6 +21,7 @@ from strokect.error_sheet import PER_PATIENT, SHOWN, with_map, worst
 from strokect.files import read_json
 from strokect.openings import OPENINGS, hash_of_part, openings_of
 from strokect.report_facts import opened, revision
+from strokect.split_seeds import RESULTS, seeds_section
 from tests.conftest import run
 
 
@@ -252,3 +254,31 @@ def test_figures_that_are_not_estimable_are_said_to_be(reported: Path) -> None:
     given = [read_json(reported / path) for path in ("metrics/oof.json", "metrics/safety.json", "models/operating_point.json")]
     made = {section["id"]: section for section in sections(metrics, *given)}
     assert made["prevalence"]["tables"][0]["rows"][0][2] == "not estimable"
+
+
+def test_other_split_seeds_are_shown_for_the_same_pictures_and_labels_only(reported: Path, tmp_path: Path) -> None:
+    known = read_json(ROOT / RESULTS / "bleeds-1.json")
+    section = seeds_section(known, ROOT / RESULTS)
+    assert section is not None
+    rows = section["tables"][0]["rows"]
+    for name in ("bleeds-1", "bleeds-2", "bleeds-3"):
+        area = read_json(ROOT / RESULTS / f"{name}.json")["patient"]["roc_auc"]
+        shown = f"{area['value']:.3f} [{area['ci95'][0]:.3f}, {area['ci95'][1]:.3f}]"
+        assert [row[3] for row in rows if row[:2] == name.split("-")] == [shown]
+    assert all(row[1] != "100" for row in rows)  # the seed that the steps were chosen on
+    assert seeds_section(known | {"data_sha256": "other"}, ROOT / RESULTS) is None
+    assert seeds_section(known | {"target": "other"}, ROOT / RESULTS) is None
+    cohort = read_json(reported / "data/prepared/cohort.json")
+    for seed in range(1, 4):
+        path = tmp_path / RESULTS / f"made-up-{seed}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(known | {key: cohort[key] for key in ("data_sha256", "target")}))
+        if seed < 3:
+            assert seeds_section(cohort, path.parent) is None  # two seeds are too few
+    shutil.copytree(reported, tmp_path, dirs_exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        run("report")
+    made = Page((tmp_path / "reports/report.html").read_text(encoding="utf-8"))
+    assert {"seeds"} <= made.ids and made.links.count("#seeds") == 2 and "made-up 3 0.843" in made.text
+    assert "seeds" not in Page((reported / "reports/report.html").read_text(encoding="utf-8")).ids
