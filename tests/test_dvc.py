@@ -73,6 +73,12 @@ def test_stage_depends_on_nothing_that_is_not_there(stage: str) -> None:
     assert [path for path in paths if not (ROOT / path).is_file()] == []
 
 
+def test_every_plot_says_what_its_axes_are() -> None:
+    plots = {name: plot for entry in yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"] for name, plot in entry.items()}
+    unnamed = {name for name, plot in plots.items() if not {"x_label", "y_label"} <= set(plot)}
+    assert unnamed == {"Confusion out-of-fold", "Confusion test"}  # theirs are `actual` and `predicted`
+
+
 def test_committed_lock_is_that_of_the_committed_params() -> None:
     lock = yaml.safe_load(committed("dvc.lock"))["stages"]
     params = yaml.safe_load(committed("params.yaml"))

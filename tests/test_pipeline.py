@@ -189,6 +189,10 @@ def test_every_plot_is_there_as_points_and_as_picture(pipeline: Path) -> None:
         assert (folder / f"{name}.png").stat().st_size > 5_000
         for part in ("oof", "test"):
             assert len(pd.read_csv(folder / f"{name}_{part}.csv")) > 1
+    for part, name in (("oof", "oof"), ("test", "evaluate")):  # what DVC draws is what the metrics say
+        curve = pd.read_csv(folder / f"net_benefit_{part}.csv").set_index("threshold")["model"]
+        for entry in read_json(pipeline / f"metrics/{name}.json")["net_benefit"]:
+            assert curve[entry["threshold"]] == pytest.approx(entry["model"]["value"], abs=1e-12)
     curves = pd.read_csv(folder / "training_loss.csv")
     assert list(curves.columns[1:]) == [f"fold {k}" for k in range(5)]  # what dvc.yaml draws, whatever split.folds
     assert curves[[f"fold {fold}" for fold in TINY_FOLDS]].notna().all(axis=None)
