@@ -1,4 +1,7 @@
-"""Fill README.md's marked blocks and docs/results from the metrics files (`make readme`); tests/test_readme.py checks them."""
+"""Fill the marked blocks of README.md and docs/external.md, and docs/results, from the metrics files (`make readme`).
+
+tests/test_readme.py checks them.
+"""
 
 import re
 import shutil
@@ -6,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.ct_ich import RESULTS, RUNS
+from docs.phantom_examples import answer_block, external_blocks, is_current, make_examples
 from docs.prepare_page import prepare_page
 from docs.safety_page import rejects_table, safety_page
 from docs.search_page import search_page
@@ -17,7 +21,7 @@ from strokect.files import read_json, write_text
 from strokect.reporting import figure_text
 from strokect.summary import summary
 
-README = Path("README.md")
+README, EXTERNAL = Path("README.md"), Path("docs/external.md")
 PHANTOM = Path("docs/phantom")  # the committed run of `make repro`: a later run in the workspace must not make the README wrong
 BENCHES = tuple(
     Path(f"metrics/bench/{name}.json") for name in ("prepare", "serve", "release", "service", "train")
@@ -39,6 +43,7 @@ def blocks() -> dict[str, str]:
         "phantom": phantom,
         "ct-ich": ct_ich_table(),
         "timing": timing(),
+        "answer": answer_block(),
         "safety": rejects_table(safety_runs()),
         "serving": serving_table(read_json(RESULTS / "serve.json")),
         "training-speed": training_speed_table(read_json(RESULTS / "train.json")),
@@ -104,12 +109,12 @@ def timing() -> str:
     )
 
 
-def fill(text: str) -> str:
-    """README text with every block replaced by what the metrics say."""
-    for name, content in blocks().items():
+def fill(text: str, page: Path = README) -> str:
+    """The text of README.md or docs/external.md with every block replaced by what the metrics and commands say."""
+    for name, content in (blocks() if page == README else external_blocks()).items():
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         if not pattern.search(text):
-            raise DataError(f"{README}: the block <!-- {name} --> … <!-- /{name} --> is missing")
+            raise DataError(f"{page}: the block <!-- {name} --> … <!-- /{name} --> is missing")
         text = pattern.sub(lambda match, content=content: match[1] + content + "\n" + match[2], text)
     return text
 
@@ -126,7 +131,10 @@ def main() -> None:
     take_over_search()
     for source in filter(Path.is_file, BENCHES):
         shutil.copyfile(source, RESULTS / source.name)
-    write_text(README, fill(README.read_text(encoding="utf-8")))
+    if not is_current():
+        make_examples()
+    for page in (README, EXTERNAL):
+        write_text(page, fill(page.read_text(encoding="utf-8"), page))
     for path, text in pages().items():
         write_text(path, text)
 

@@ -7,7 +7,8 @@ import subprocess
 import pytest
 from conftest import ROOT
 
-from docs.update_readme import README, fill, pages, safety_runs
+from docs.phantom_examples import SITE, without_notes
+from docs.update_readme import EXTERNAL, PHANTOM, README, fill, pages, safety_runs
 from strokect.hounsfield import BRAIN_ONLY
 from strokect.predictor import Prediction
 from strokect.safety_report import notes
@@ -17,6 +18,8 @@ def test_blocks_are_current(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     text = README.read_text(encoding="utf-8")
     assert fill(text) == text, "run `make readme`"
+    text = EXTERNAL.read_text(encoding="utf-8")
+    assert fill(text, EXTERNAL) == text, "run `make readme`"
     for path, content in pages().items():
         assert path.read_text(encoding="utf-8") == content, f"{path}: run `make readme`"
     for name, run in safety_runs().items():
@@ -32,6 +35,15 @@ def test_the_answer_it_shows_is_one_of_today() -> None:
     answer = Prediction.model_validate_json(shown[0])
     assert json.loads(shown[0]).keys() == Prediction.model_fields.keys()
     assert answer.decision == "stroke" and None not in (answer.probability, answer.ood.score, answer.uncertainty.mc_std)
+
+
+def test_the_examples_are_all_of_one_release_and_name_no_folder_of_anybody() -> None:
+    version = json.loads((ROOT / PHANTOM / "answer.json").read_text())["slice"]["model_version"]
+    outside, site = ((ROOT / PHANTOM / f"{name}.txt").read_text(encoding="utf-8") for name in ("external", "recalibrated"))
+    assert outside.startswith(f"release {version} on ") and f"for north, from {version}, in {SITE};" in site
+    assert "note:" not in outside + site and "/tmp" not in outside + site
+    table = without_notes("    head  \nnote: long\n/tmp/x: wrote\n row\n\n", "/tmp/x")
+    assert table == "    head\n row\n"  # columns stay where they are
 
 
 def test_it_says_what_it_is_not() -> None:
