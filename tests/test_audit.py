@@ -223,6 +223,16 @@ def test_left_out_and_unreadable_are_counted_by_reason(case: Case) -> None:
     assert list(found) == ["unreadable", "left_out"]  # the worst first
 
 
+def test_what_prepare_warned_of_is_in_metrics_and_on_the_page(case: Case) -> None:
+    case.cohort["warnings"] = ["3 of 9 rows of labels.csv (33.3%) fit no CT slice", "2 of 4 patients have several CT series"]
+    findings = list(case.findings().values())
+    report = build_report(findings, [], references(case.manifest, case.cohort))
+    page = render_page(report, findings, {})
+    for warning in case.cohort["warnings"]:
+        assert warning in report["findings"][0]["message"] and warning in page
+    assert (report["passed"], report["findings"][0]["severity"]) == (True, "warning")
+
+
 @pytest.mark.parametrize("name", ["x - Copy.jpg", "aug_1.png", "Normal/synthetic_7.png"])
 def test_suspicious_names(case: Case, name: str) -> None:
     case.manifest.loc[0, "file"] = name
