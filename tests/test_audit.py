@@ -516,6 +516,15 @@ def test_the_page_stays_small(case: Case) -> None:
     assert len(draw_pairs([many], case.manifest, case.images[:, 0])["identical_within_patient"]) == MAX_SHOWN
 
 
+def test_what_is_worth_a_look_is_shown_first(case: Case) -> None:
+    files = case.manifest["file"].tolist()  # three of each of the patients a, b (positive), c, d (negative)
+    alike = Finding("near_duplicates_across_patients", "error", "x", (), ((files[0], files[3]), (files[1], files[6])))
+    torn = Finding("label_conflict", "error", "x", tuple(files))
+    shown = draw_pairs([alike, torn], case.manifest, case.images[:, 0])
+    assert [picture.file for picture in shown[alike.check][0]] == [files[1], files[6]]  # two labels for one picture
+    assert [row[0].about.split(",")[0][-1] for row in shown[torn.check]][:4] == ["a", "b", "c", "d"]
+
+
 @pytest.mark.realdata
 @pytest.mark.slow
 def test_the_only_errors_of_ct_ich_are_its_label_conflicts(
