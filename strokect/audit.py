@@ -151,6 +151,12 @@ def suspicious_names(evidence: Evidence) -> Finding | None:
     return Finding("suspicious_names", "warning", message, hits) if hits else None
 
 
+def said_by_prepare(evidence: Evidence) -> Finding | None:
+    """What the reader and `prepare` found worth knowing: a table that fits no slice, a series chosen among several."""
+    warnings: list[str] = evidence.cohort.get("warnings", [])
+    return Finding("said_by_prepare", "warning", "; ".join(warnings), ()) if warnings else None
+
+
 def unreadable(evidence: Evidence) -> Finding | None:
     """Files that `prepare` could not use."""
     return _excluded("unreadable", "warning", evidence, "could not be read")
@@ -181,6 +187,7 @@ _ALL: tuple[Check, ...] = (
     audit_classes.shortcut_probes,
     patient_level,
     blank_slices,
+    said_by_prepare,
     unreadable,
     left_out,
 )

@@ -22,6 +22,7 @@ ADVICE = {
     "shortcut_probes": BY_CLASS,
     "patient_level": "Get the patient ids from whoever has the originals: figures by patient need them.",
     "blank_slices": "Above the head they are harmless; elsewhere the window is wrong or the file is broken.",
+    "said_by_prepare": "Read each. What you did not mean is mended in the table of labels or in params.yaml, section data.",
     "unreadable": "Mend or remove the files; data.max_unreadable says how many may be left out.",
     "left_out": "Nothing, if the reasons are what you expect.",
 }

@@ -74,7 +74,7 @@ figcaption { font-size: .8rem; line-height: 1.35; } figcaption b { display: bloc
 .private { border: 2px solid var(--error); padding: .5rem .75rem; }
 .note { opacity: .8; font-size: .9rem; }
 @media (prefers-color-scheme: dark) { body { background: #16181b; color: #e4e4e4; } }
-@media (max-width: 30rem) { figure { width: calc(50vw - 3.4rem); } }
+@media (max-width: 30rem) { figure { width: calc(50vw - 3.75rem); } }
 </style>
 {% set verdict, colour = ('passed', 'passed') if passed else ('failed', 'error') %}
 <h1>Audit of the cohort <span class="badge {{ colour }}">{{ verdict }}</span></h1>

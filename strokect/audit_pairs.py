@@ -39,12 +39,17 @@ def draw_pairs(
         owner, label = manifest["patient"].iloc[row], "positive" if manifest["label"].iloc[row] else "negative"
         return Shown(file, f"{owner if grouped else f'patient {owner}'}, {label}", _png(np.asarray(images[row])))
 
+    labels = manifest["label"].to_numpy()
     shown = {}
     for found in findings:
-        if found.pairs:
-            shown[found.check] = [[show(a), show(b)] for a, b in found.pairs[:MAX_SHOWN]]
+        if found.pairs:  # two labels of what looks alike: there one is wrong, so these come first
+            pairs = sorted(found.pairs, key=lambda pair: labels[rows[pair[0]]] == labels[rows[pair[1]]])
+            shown[found.check] = [[show(a), show(b)] for a, b in pairs[:MAX_SHOWN]]
         elif found.check in SINGLE:  # those in colour were not prepared: nothing to show
-            shown[found.check] = [[show(file)] for file in found.files if file in rows][:MAX_SHOWN]
+            own = manifest.iloc[[rows[file] for file in found.files if file in rows]]
+            turn = own.groupby("patient").cumcount().to_numpy()  # one of each patient, then a second of each
+            files = own["file"].iloc[np.argsort(turn, kind="stable")[:MAX_SHOWN]]
+            shown[found.check] = [[show(str(file))] for file in files]
     return {check: groups for check, groups in shown.items() if groups}
 
 

@@ -12,8 +12,8 @@ from strokect.files import atomic_folder
 from strokect.readers import READERS
 
 SOURCES = (*(name for name in READERS if name != "phantom"), "outliers")
-NEXT = {
-    **{name: f"-S profile={name}   # docs/data/{name}.md" for name in READERS},
+PROFILES = Path(__file__).resolve().parents[1] / "conf/profile"
+NEXT = {  # beside those whose profile has their name
     "kaggle_ct_ich": "-S profile=ct_ich   # docs/data/kaggle_ct_ich.md",
     "outliers": "-S safety.outliers=outliers   # beside -S profile=…: pictures that the gate must reject, for evaluation only",
 }
@@ -66,6 +66,12 @@ def _why_not_copied(given: Path, error: OSError | RecursionError) -> str:
     )
 
 
+def next_step(source: str) -> str:
+    """What `dvc exp run` needs to use the data; a reader that was dropped in need not have a profile."""
+    own = f"-S profile={source}" if (PROFILES / f"{source}.yaml").is_file() else f"-S data.source={source}"
+    return NEXT.get(source, f"{own}   # docs/data/{source}.md")
+
+
 def main() -> None:
     """Import, then `dvc add`."""
     if len(sys.argv) != 3 or not all(sys.argv[1:]):
@@ -78,7 +84,7 @@ def main() -> None:
         f"next:  git add {target}.dvc data/raw/.gitignore && git commit -m 'Add {sys.argv[1]}'\n"
         f"       . .venv/bin/activate                # puts dvc on the PATH\n"
         f"       dvc push                            # if a DVC remote is set up\n"
-        f"       dvc exp run {NEXT[sys.argv[1]]}"
+        f"       dvc exp run {next_step(sys.argv[1])}"
     )
 
 

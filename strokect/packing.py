@@ -92,7 +92,7 @@ def pack(source: Source, root: Path, cache: PixelCache, max_unreadable: int) -> 
                 found[row.file] = cache.added.append(entry, pixels.image, pixels.mask)
         finally:
             cache.added.flush()
-    _check_unchanged(seen, paths)
+    _check_unchanged(seen, paths, root, source.look_up)
     if len(unreadable) > max_unreadable:
         raise DataError(_unreadable_message(unreadable, max_unreadable, root, source.look_up))
     rows = [row for row in source.rows if row.file in found]
@@ -141,24 +141,28 @@ def _decode(
         pool.shutdown(cancel_futures=True)
 
 
-def _check_unchanged(seen: dict[str, Stamp | None], paths: dict[str, Path]) -> None:
+def _check_unchanged(seen: dict[str, Stamp | None], paths: dict[str, Path], root: Path, look_up: str) -> None:
     # DVC hashes the raw data when the stage is over: what was packed must be what lies there then.
     changed = [file for file, before in seen.items() if stamp(paths[file]) != before]
-    if changed:
+    if changed:  # behind a pseudonym the path may name a patient: it is not said
+        names = [str(root / file if look_up else paths[file]) for file in changed]
         raise DataError(
-            f"{len(changed)} file(s) changed while they were read:\n{_listed([str(paths[file]) for file in changed])}\n"
+            f"{len(changed)} file(s) changed while they were read:\n{_listed(names)}\n{_hint(root, look_up)}"
             "Wait until the copy is complete, or stop what writes there, and run again: only these are read again"
         )
 
 
 def _unreadable_message(unreadable: list[dict[str, str]], max_unreadable: int, root: Path, look_up: str) -> str:
     lines = [f"{root / item['file']}: {item['reason']}" for item in unreadable]
-    hint = f"These names are pseudonyms; `{look_up} <name without {root}/>` says which file one is\n" if look_up else ""
     return (
         f"{len(unreadable)} file(s) cannot be used and data.max_unreadable is {max_unreadable}:\n"
-        f"{_listed(lines)}\n{hint}"
+        f"{_listed(lines)}\n{_hint(root, look_up)}"
         "Mend or remove them, or raise data.max_unreadable in params.yaml: they are then left out and listed"
     )
+
+
+def _hint(root: Path, look_up: str) -> str:
+    return f"These names are pseudonyms; `{look_up} <name without {root}/>` says which file one is\n" if look_up else ""
 
 
 def _listed(lines: Sequence[str]) -> str:

@@ -58,15 +58,26 @@ def check_feasible(
 
 
 def check_disjoint(split: pd.DataFrame, linked: NDArray[np.int64]) -> None:
-    """Raise DataError if a patient, or a pair of near-duplicates, is in two parts."""
-    parts = split.groupby("patient")["part"].nunique()
+    """Raise DataError if a patient, or a pair of near-duplicates, is in two parts. It names rows, as all logs do."""
+    parts = split.groupby("patient")["part"].transform("nunique").to_numpy()
     if (parts > 1).any():
-        raise DataError(f"the split leaks: patients {', '.join(parts.index[parts > 1][:5])} are in more than one part")
+        patients = split["patient"][parts > 1].nunique()
+        first = split["patient"].to_numpy() == split["patient"].to_numpy()[np.argmax(parts > 1)]
+        rows = ", ".join(str(row) for row in _manifest_rows(np.flatnonzero(first)[:5]))
+        raise DataError(f"the split leaks: {patients} patient(s) are in more than one part, one with manifest.csv rows {rows}")
     part = split["part"].to_numpy(str)
     crossing = linked[part[linked[:, 0]] != part[linked[:, 1]]] if len(linked) else linked
     if len(crossing):
-        a, b = (split["file"].iloc[i] for i in crossing[0])
-        raise DataError(f"the split leaks: near-duplicates {a!r} and {b!r} are in different parts")
+        a, b = _manifest_rows(crossing[0])
+        raise DataError(
+            f"the split leaks: {len(crossing)} pair(s) of near-duplicates are in different parts, one of them manifest.csv rows "
+            f"{a} and {b}"
+        )
+
+
+def _manifest_rows(rows: NDArray[np.int64]) -> list[int]:
+    """As an editor counts the rows of data/prepared/manifest.csv, the header being row 1."""
+    return (rows + 2).tolist()
 
 
 def linked_groups(patients: NDArray[np.str_], linked: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -223,6 +223,16 @@ def test_left_out_and_unreadable_are_counted_by_reason(case: Case) -> None:
     assert list(found) == ["unreadable", "left_out"]  # the worst first
 
 
+def test_what_prepare_warned_of_is_in_metrics_and_on_the_page(case: Case) -> None:
+    case.cohort["warnings"] = ["3 of 9 rows of labels.csv (33.3%) fit no CT slice", "2 of 4 patients have several CT series"]
+    findings = list(case.findings().values())
+    report = build_report(findings, [], references(case.manifest, case.cohort))
+    page = render_page(report, findings, {})
+    for warning in case.cohort["warnings"]:
+        assert warning in report["findings"][0]["message"] and warning in page
+    assert (report["passed"], report["findings"][0]["severity"]) == (True, "warning")
+
+
 @pytest.mark.parametrize("name", ["x - Copy.jpg", "aug_1.png", "Normal/synthetic_7.png"])
 def test_suspicious_names(case: Case, name: str) -> None:
     case.manifest.loc[0, "file"] = name
@@ -504,6 +514,15 @@ def test_the_page_stays_small(case: Case) -> None:
     wide(case)
     many = Finding("identical_within_patient", "warning", "x", (), tuple([("p0 (0).jpg", "p0 (1).jpg")] * 100))
     assert len(draw_pairs([many], case.manifest, case.images[:, 0])["identical_within_patient"]) == MAX_SHOWN
+
+
+def test_what_is_worth_a_look_is_shown_first(case: Case) -> None:
+    files = case.manifest["file"].tolist()  # three of each of the patients a, b (positive), c, d (negative)
+    alike = Finding("near_duplicates_across_patients", "error", "x", (), ((files[0], files[3]), (files[1], files[6])))
+    torn = Finding("label_conflict", "error", "x", tuple(files))
+    shown = draw_pairs([alike, torn], case.manifest, case.images[:, 0])
+    assert [picture.file for picture in shown[alike.check][0]] == [files[1], files[6]]  # two labels for one picture
+    assert [row[0].about.split(",")[0][-1] for row in shown[torn.check]][:4] == ["a", "b", "c", "d"]
 
 
 @pytest.mark.realdata

@@ -25,10 +25,8 @@ def export(tmp_path: Path) -> Path:
 
 def test_every_reader_of_files_can_be_imported() -> None:
     assert set(SOURCES) == {*READERS, "outliers"} - {"phantom"}
-    assert {name: command.split()[1] for name, command in module.NEXT.items() if name in ("dicom", "kaggle_ct_ich")} == {
-        "dicom": "profile=dicom",
-        "kaggle_ct_ich": "profile=ct_ich",
-    }
+    told = {"dicom": "profile=dicom", "kaggle_ct_ich": "profile=ct_ich", "dropped_in": "data.source=dropped_in"}
+    assert {name: module.next_step(name).split()[1] for name in told} == told
 
 
 def test_an_export_is_copied_versioned_and_not_named(export: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from strokect.errors import DataError, ImageError
 from strokect.manifest import load_prepared
 from strokect.params import DataParams, load_params
 from strokect.pseudonyms import VARIABLE
-from strokect.sources import Source, raw_pictures, read_source
+from strokect.sources import Pixels, Row, Source, raw_pictures, read_source
 
 PYDICOM_FILES = Path(pydicom.data.__file__).parent / "test_files"
 SIZE = 48
@@ -504,6 +504,27 @@ def test_no_name_id_date_uid_or_path_comes_out(
         assert not any(word in printed + caplog.text for word in PRIVATE)
         assert all(len(file.split("/")) == 3 and file[-4:].isdigit() for file in files)
         np.testing.assert_array_equal(raw_pictures(load_params().data, [files[0]])[0]().grey.shape, (SIZE, SIZE))
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_named(tmp_path: Path, export: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table(export, [("MRN-4711", 1), ("P2", 0)])
+
+    def read_and_touch(params: DataParams, root: Path) -> Source:
+        source = reader_dicom.read(params, root)
+        assert source.path is not None
+        victim = source.path(source.rows[0])
+
+        def read(row: Row) -> Pixels:
+            victim.write_bytes(victim.read_bytes() + b"0")
+            return source.read(row)
+
+        return dataclasses.replace(source, read=read)
+
+    monkeypatch.setattr("stages.prepare.read_source", read_and_touch)
+    with pytest.raises(DataError, match="changed while they were read") as caught:
+        prepare(params_of(tmp_path, {"key": "patient_id"}), export, tmp_path / "out")
+    assert not any(word in str(caught.value) for word in PRIVATE)
+    assert reader_dicom.LOOK_UP in str(caught.value)
 
 
 def test_whoever_has_key_and_export_can_look_a_file_up(
