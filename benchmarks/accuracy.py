@@ -14,11 +14,12 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.accuracy_steps import BEST, HEADLINE_SEEDS, HEADLINES, PROFILE, STEPS, TUNING_SEED, Step
+from strokect.edges import Scale
 from strokect.errors import DataError, run_stage
 from strokect.files import read_json, write_json, write_text
 from strokect.preflight import check_raw_data
 from strokect.reporting import figure_text
-from strokect.statistics import bootstrap_weights, estimate, roc_auc
+from strokect.statistics import bootstrap_weights, estimate, estimate_auc
 
 RESULTS = Path("docs/results/training")
 # Scores of single slices stay out of the repository: they are only needed to compare two runs slice by slice.
@@ -48,17 +49,17 @@ def log_losses(scores: pd.DataFrame) -> np.ndarray:
     return -np.where(scores["label"] == 1, np.log(p), np.log1p(-p))
 
 
-def mean_with_interval(values: np.ndarray, patients: np.ndarray) -> dict[str, Any]:
-    """Mean of values (n,) with its 95 % interval over resampled patients."""
+def mean_with_interval(values: np.ndarray, patients: np.ndarray, scale: Scale) -> dict[str, Any]:
+    """Mean of values (n,) with its 95 % interval over resampled patients; `scale` is that of `edges.interval`."""
     counts, index = bootstrap_weights(patients, RESAMPLES, SEED)
-    return estimate(lambda weights: weights @ values / weights.sum(1), counts, index)
+    return estimate(lambda weights: weights @ values / weights.sum(1), counts, index, patients=len(counts[0]), scale=scale)
 
 
 def auc_with_interval(scores: pd.DataFrame) -> dict[str, Any]:
     """ROC AUC of the probabilities with its 95 % interval over resampled patients."""
     labels, ranking = scores["label"].to_numpy(np.int64), scores["probability"].to_numpy(float)
     counts, index = bootstrap_weights(scores["patient"].to_numpy(), RESAMPLES, SEED)
-    return estimate(lambda weights: roc_auc(labels, ranking, weights), counts, index)
+    return estimate_auc(labels, ranking, counts, index)
 
 
 def collect(name: str) -> dict[str, Any]:
@@ -76,7 +77,7 @@ def collect(name: str) -> dict[str, Any]:
     found: dict[str, Any] = {
         "command": command(name),
         "training_minutes": round(sum(float(history["seconds"].sum()) for history in histories) / 60, 1),
-        "log_loss": mean_with_interval(losses, scores["patient"].to_numpy()),
+        "log_loss": mean_with_interval(losses, scores["patient"].to_numpy(), "positive"),
         "slice": {"roc_auc": slice_auc},
         "patient": {"roc_auc": metrics["patient"]["roc_auc"]},
         **{key: metrics[key] for key in ("n_slices", "n_patients", "n_positive_patients", "data_sha256", "device", "target")},
@@ -87,7 +88,7 @@ def collect(name: str) -> dict[str, Any]:
         paired = scores[["file"]].merge(other, on="file", how="left", validate="one_to_one")
         found["against"] = {
             "step": against,
-            "log_loss_difference": mean_with_interval(losses - log_losses(paired), scores["patient"].to_numpy()),
+            "log_loss_difference": mean_with_interval(losses - log_losses(paired), scores["patient"].to_numpy(), "linear"),
         }
     return found
 

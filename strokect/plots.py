@@ -238,7 +238,9 @@ def _draw_risk_coverage(measures: dict[str, Any], path: Path, title: str) -> Non
     axes.set(xlabel="share of slices that are answered (the surest)", ylabel="error rate among them", xlim=(0, 1.02))
     axes.set_ylim(bottom=0)
     axes.set_title(f"Answering less, erring less: out-of-fold slices\n{title}", fontsize=10)
-    axes.legend(loc="best", fontsize=9, title="mean error rate over all shares [95 % interval]", title_fontsize=9)
+    heading = "mean error rate over all shares [95 % interval]"
+    place = (0.5, -0.15)  # below: the curves may be anywhere
+    axes.legend(loc="upper center", bbox_to_anchor=place, ncols=2, fontsize=9, title=heading, title_fontsize=9)
     _save(figure, path)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
+from PIL import Image
 
 TEMPLATE = Path(__file__).with_name("report_page.html")
 # File name in reports/plots → what it shows; in the order of the page.
@@ -18,7 +19,7 @@ CAPTIONS = {
     "probabilities.png": "Calibrated probabilities by class",
     "training.png": "Training of the folds; the held-out loss is watched, and decides nothing",
 }
-PANELS = ("confusion.png", "probabilities.png", "training.png")  # pictures of several panels: as wide as the page
+SEVERAL_PANELS = 1.6  # a picture that is wider by this than high has several, and may be as wide as the page
 SECTIONS = (
     ("headline", "Headline"),
     ("notes", "Notes"),
@@ -44,7 +45,7 @@ def render_report(
     return page.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         facts,
         plots=[
-            {"data": data_uri(plots / name), "caption": text, "panels": name in PANELS}
+            {"data": data_uri(plots / name), "caption": text, "panels": _proportion(plots / name) > SEVERAL_PANELS}
             for name, text in CAPTIONS.items()
             if (plots / name).is_file()
         ],
@@ -53,6 +54,11 @@ def render_report(
         checklists=checklists,
         params_text=params_text,
     )
+
+
+def _proportion(path: Path) -> float:
+    with Image.open(path) as picture:
+        return picture.width / picture.height
 
 
 def data_uri(path: Path) -> str:

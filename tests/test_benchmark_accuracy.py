@@ -91,7 +91,7 @@ def test_a_run_is_compared_slice_by_slice_whatever_the_order(monkeypatch: pytest
     for folder in ("models", accuracy.SCORES):
         (tmp_path / folder).mkdir(parents=True)
     other = pd.DataFrame(
-        {"file": list("abcd"), "patient": list("1122"), "label": [0, 1, 0, 1], "probability": [0.2, 0.6, 0.4, 0.7]}
+        {"file": list("abcd"), "patient": list("1234"), "label": [0, 1, 0, 1], "probability": [0.2, 0.6, 0.4, 0.7]}
     )
     better = other.assign(probability=[0.1, 0.7, 0.3, 0.9]).iloc[::-1]
     name, step = next((name, step) for name, step in STEPS.items() if step.against)
