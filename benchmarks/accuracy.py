@@ -19,7 +19,7 @@ from strokect.errors import DataError, run_stage
 from strokect.files import read_json, write_json, write_text
 from strokect.preflight import check_raw_data
 from strokect.reporting import figure_text
-from strokect.statistics import bootstrap_weights, estimate, estimate_auc
+from strokect.statistics import bootstrap_weights, estimate, estimate_auc, patients_of_rarer
 
 RESULTS = Path("docs/results/training")
 # Scores of single slices stay out of the repository: they are only needed to compare two runs slice by slice.
@@ -49,10 +49,11 @@ def log_losses(scores: pd.DataFrame) -> np.ndarray:
     return -np.where(scores["label"] == 1, np.log(p), np.log1p(-p))
 
 
-def mean_with_interval(values: np.ndarray, patients: np.ndarray, scale: Scale) -> dict[str, Any]:
-    """Mean of values (n,) with its 95 % interval over resampled patients; `scale` is that of `edges.interval`."""
-    counts, index = bootstrap_weights(patients, RESAMPLES, SEED)
-    return estimate(lambda weights: weights @ values / weights.sum(1), counts, index, patients=len(counts[0]), scale=scale)
+def mean_with_interval(values: np.ndarray, scores: pd.DataFrame, scale: Scale) -> dict[str, Any]:
+    """Mean of values (n,) of the slices of `scores`, with its 95 % interval as in the metrics; `scale` is of `edges.interval`."""
+    counts, index = bootstrap_weights(scores["patient"].to_numpy(), RESAMPLES, SEED)
+    rarer = patients_of_rarer(scores["label"].to_numpy(np.int64), index)
+    return estimate(lambda weights: weights @ values / weights.sum(1), counts, index, patients=rarer, scale=scale)
 
 
 def auc_with_interval(scores: pd.DataFrame) -> dict[str, Any]:
@@ -77,10 +78,11 @@ def collect(name: str) -> dict[str, Any]:
     found: dict[str, Any] = {
         "command": command(name),
         "training_minutes": round(sum(float(history["seconds"].sum()) for history in histories) / 60, 1),
-        "log_loss": mean_with_interval(losses, scores["patient"].to_numpy(), "positive"),
+        "log_loss": mean_with_interval(losses, scores, "positive"),
         "slice": {"roc_auc": slice_auc},
         "patient": {"roc_auc": metrics["patient"]["roc_auc"]},
         **{key: metrics[key] for key in ("n_slices", "n_patients", "n_positive_patients", "data_sha256", "device", "target")},
+        "interval": metrics["interval"],
     }
     against = STEPS[name].against if name in STEPS else None
     if against and (SCORES / f"{against}.csv").is_file():
@@ -88,7 +90,7 @@ def collect(name: str) -> dict[str, Any]:
         paired = scores[["file"]].merge(other, on="file", how="left", validate="one_to_one")
         found["against"] = {
             "step": against,
-            "log_loss_difference": mean_with_interval(losses - log_losses(paired), scores["patient"].to_numpy(), "linear"),
+            "log_loss_difference": mean_with_interval(losses - log_losses(paired), scores, "linear"),
         }
     return found
 
@@ -141,6 +143,7 @@ def render(made: dict[str, dict[str, Any]]) -> str:
         f"patient, out-of-fold over all of them; trained on {any_run['device']}. Brackets are 95 % intervals over {RESAMPLES}",
         f"resampled cohorts of patients. Steps are chosen on split seed {TUNING_SEED} by log loss after calibration that was",
         "cross-fitted by patient; a difference is paired, slice by slice.",
+        *_earlier_intervals(made),
         "",
         "| step | change | log loss | difference | slice ROC AUC | patient ROC AUC | minutes | |",
         "|---|---|---|---|---|---|---|---|",
@@ -163,6 +166,12 @@ def render(made: dict[str, dict[str, Any]]) -> str:
         lines += [f"- {STEPS[name].change}: `python -m benchmarks.accuracy {name}`" for name in missing]
     lines += ["", "## Commands", "", "```", *(run["command"] for run in made.values()), "```"]
     return "\n".join(lines) + "\n"
+
+
+def _earlier_intervals(made: dict[str, dict[str, Any]]) -> list[str]:
+    """What to say of runs from before intervals were named: theirs are percentiles."""
+    earlier = [f"`{name}`" for name, run in made.items() if "interval" not in run]
+    return [f"Intervals of {', '.join(earlier)} are percentiles: too narrow, by more the nearer to 1."] if earlier else []
 
 
 def how_far(headline: dict[str, dict[str, Any]]) -> list[str]:

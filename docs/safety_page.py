@@ -4,14 +4,14 @@ from typing import Any
 
 from strokect.reporting import figure_text
 
-RUNS = {"phantom": "synthetic phantom (`make repro`)", "ct_ich": "CT-ICH (`profile=ct_ich`)"}
+RUNS = {"phantom": "synthetic phantom (`make repro`)", "ct_ich": "CT-ICH (`profile=ct_ich_best`)"}
 WANTED_REJECTED, WANTED_FALSE = (
     0.95,
     0.03,
 )  # of every kind at least; of the slices at most, and of positives no more than of others
 COMMAND = """\
 make import SOURCE=outliers FROM=/path/to/pictures      # one folder per kind; only if you have some
-dvc exp run -S profile=ct_ich -S safety.outliers=outliers"""
+dvc exp run -S profile=ct_ich_best -S safety.outliers=outliers"""
 SHOWN_COVERAGES = ("1", "0.95", "0.9", "0.8", "0.7", "0.5")
 
 

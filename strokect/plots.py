@@ -185,7 +185,7 @@ def _draw_calibration(tables: dict[str, dict[str, pd.DataFrame]], path: Path, ti
         axes.plot(points["mean_probability"], points["observed_share"], "o-", color=COLOURS[part], label=PART_NAMES[part])
     before = tables["oof"]["calibration_before"]
     axes.plot(before["mean_probability"], before["observed_share"], "x--", color="0.4", label="out-of-fold, before calibration")
-    axes.legend(loc="lower right", fontsize=9)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), fontsize=9)  # below: the curves may be anywhere
     _save(figure, path)
 
 

@@ -26,13 +26,14 @@ TAKEN_OVER = (
     *("target", "n_slices", "n_patients", "n_positive_patients", "group_by", "device", "interval"),
     *("source", "labels", "data_sha256", "backbone", "notes"),
 )
-# Tracked, and written by a run or from its outcome: `dvc.lock` by DVC, the README's numbers and docs by `make readme`.
-WRITTEN_BY_RUNS = ("dvc.lock", "metrics", "docs", "README.md")
+# Tracked, and written by a run or from its outcome: `dvc.lock`, and `params.yaml` and `data` of an experiment, by DVC, the
+# README's numbers and docs by `make readme`. The report has the params and the hash of the data itself.
+WRITTEN_BY_RUNS = ("dvc.lock", "params.yaml", "data", "metrics", "docs", "README.md")
 PART_WORDS = {"test": "Test part", "oof": "Out-of-fold"}
 
 
 def revision(root: Path) -> tuple[str, bool]:
-    """The commit that is checked out, and whether code or params differ from it; ("unknown", False) without git.
+    """The commit that is checked out, and whether code differs from it; ("unknown", False) without git.
 
     What the pipeline writes itself (WRITTEN_BY_RUNS) differs whenever this is asked in a run, and says nothing about the code.
     """

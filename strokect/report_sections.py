@@ -72,9 +72,12 @@ def _calibration(parts: list[dict[str, Any]], oof: dict[str, Any], point: dict[s
         "Calibration, and a check of the intervals",
         [
             f"Ships: {chosen}; chosen by log loss, each patient judged by a calibration that was fitted without them. Expected "
-            f"calibration error out-of-fold, slices: {figure_text(oof['slice']['ece'])}.",
-            "Intervals in two ways: from resampled patients, and by a formula without resampling. Of patients, the formula "
-            "(DeLong, Wilson) covers better where they are few; of slices, Obuchowski's knows which share a patient.",
+            f"calibration error out-of-fold, slices: {figure_text(oof['slice']['ece'])}. Its interval covers the "
+            "truth too rarely, of patients most of all (docs/results/statistics.md of the repository). The choice among the "
+            "methods saw all of these patients; the figures of the headline come from choices made without the patient.",
+            "Intervals in two ways, each a check of the other: from resampled patients, and by a formula without resampling "
+            "(DeLong, Obuchowski, Wilson). With few patients the resampled one is wider than need be, and DeLong gives none "
+            "for a perfect order.",
         ],
         _table(["method", "cross-fitted log loss", ""], rows),
         *(_two_ways(part) for part in parts),
@@ -114,7 +117,8 @@ def _guarantees(metrics: dict[str, Any]) -> Section:
             f"The largest patient threshold whose sensitivity is promised for new patients like these, on "
             f"{metrics['guarantees'][0]['positive_patients']} positive patients (Learn-then-Test with the exact binomial test). "
             "The promise is about single fold models; what ships has no out-of-fold estimate. It ships only if "
-            "tune_threshold.goal asks for it."
+            "tune_threshold.goal asks for it. The specificity is that on the patients whom the threshold was chosen on, without "
+            "an interval: read it as what the promise may cost."
         ],
         _table(["sensitivity ≥", "confidence", "patient threshold", "specificity here"], rows),
     )
@@ -147,7 +151,8 @@ def _abstaining(metrics: dict[str, Any], safety: dict[str, Any]) -> Section:
             f"Answered: {figure_text(policy['answered_only']['coverage'])} of the slices.",
             f"Which uncertainty finds the {comparison['n_errors']} wrong decisions among {comparison['n']} slices, out-of-fold. "
             f"AURC is the mean error rate over all coverages, {comparison['perfect_aurc']:.3f} for a perfect ranking. The spread "
-            f"between folds is not admissible. In use: {band['measure'].replace('_', ' ')} above {band['above']:.4g} refers.",
+            "between folds is not admissible. Shares of errors at a coverage have no interval. "
+            f"In use: {band['measure'].replace('_', ' ')} above {band['above']:.4g} refers.",
         ],
         _table(["refer and reject counted", "sensitivity", "specificity"], rows),
         _table(["measure", "AUROC of errors", "AURC", "errors, all answered", "90 %", "70 %"], measures),
@@ -165,6 +170,7 @@ def _safety(safety: dict[str, Any]) -> Section:
         [
             f"All layers together may reject {safety['max_false_reject']:.0%} of ordinary slices (safety.max_false_reject); what "
             "they reject of unseen slices, by class and position, is in the first table.",
+            "Of pictures that are no slice the brackets are Clopper and Pearson's: they are taken as independent.",
             *safety["notes"],
         ],
         _table(["ordinary slices", "n", "rejected"], false),

@@ -32,9 +32,9 @@ def seeds_section(cohort: dict[str, Any], folder: Path = RESULTS) -> dict[str, A
     devices = ", ".join(sorted({run["device"] for *_, run in known}))
     text = (
         "The figures above are of one split seed. These are of networks trained on the same slices with other seeds, on which "
-        f"nothing was chosen; out-of-fold, trained on {devices}. The runs and their intervals are as old as the last python -m "
-        "benchmarks.accuracy, and need not have the params of this one: what a name stands for, and the command of each, is in "
-        "docs/results/training.md of the repository."
+        f"nothing was chosen; out-of-fold, trained on {devices}. The runs are as old as the last python -m benchmarks.accuracy, "
+        "and need not have the params of this one: what a name stands for, the kind of its intervals (of older runs percentiles, "
+        "which are narrower), and the command of each, is in docs/results/training.md of the repository."
     )
     head = ["params of", "split seed", "ROC AUC, slices", "ROC AUC, patients", "log loss, slices"]
     table = {"caption": "", "head": head, "rows": rows}

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import composed
+from conftest import ROOT, composed
 
 from benchmarks import accuracy
 from benchmarks.accuracy_steps import BEST, HEADLINE_SEEDS, HEADLINES, PROFILE, STEPS, TUNING_SEED
@@ -32,6 +32,7 @@ def run(**fields: Any) -> dict[str, Any]:
         "data_sha256": "d" * 64,
         "device": "cpu",
         "target": "bleed",
+        "interval": "95 % interval",
     } | fields
 
 
@@ -91,9 +92,9 @@ def test_a_run_is_compared_slice_by_slice_whatever_the_order(monkeypatch: pytest
     for folder in ("models", accuracy.SCORES):
         (tmp_path / folder).mkdir(parents=True)
     other = pd.DataFrame(
-        {"file": list("abcd"), "patient": list("1234"), "label": [0, 1, 0, 1], "probability": [0.2, 0.6, 0.4, 0.7]}
+        {"file": list("abcdefgh"), "patient": list("11223344"), "label": [0, 1] * 4, "probability": [0.2, 0.6, 0.4, 0.7] * 2}
     )
-    better = other.assign(probability=[0.1, 0.7, 0.3, 0.9]).iloc[::-1]
+    better = other.assign(probability=[0.1, 0.7, 0.3, 0.9] * 2).iloc[::-1]
     name, step = next((name, step) for name, step in STEPS.items() if step.against)
     for made, table in ((step.against, other), (name, better)):
         table.to_csv(tmp_path / "models/oof.csv", index=False)
@@ -135,6 +136,15 @@ def test_the_page_shows_every_run_and_its_command() -> None:
     assert f"| `{name}` | {step.change} | 0.800 [0.700, 0.900] | -0.0123 [-0.0200, +0.0010] to `{step.against}` |" in page
     assert "the command" in page
     assert "| 1 | `bleeds` | 0.800 [0.700, 0.900] |" in page
+
+
+def test_the_committed_page_is_that_of_the_committed_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    made = accuracy.read_results()
+    page = accuracy.RESULTS.with_suffix(".md").read_text(encoding="utf-8")
+    assert page == accuracy.render(made)
+    earlier = [name for name, run in made.items() if "interval" not in run]
+    assert ("are percentiles" in page) == bool(earlier) and all(f"`{name}`" in page for name in earlier)
 
 
 def test_a_step_in_series_is_judged_by_what_was_seen_in_series(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

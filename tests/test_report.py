@@ -196,13 +196,13 @@ def test_the_commit_is_named_and_whether_code_differs_from_it(tmp_path: Path) ->
 
     git("init", "-q")
     (tmp_path / "metrics").mkdir()
-    for name in ("code.py", "dvc.lock", "metrics/oof.json"):
+    for name in ("code.py", "dvc.lock", "params.yaml", "metrics/oof.json"):
         (tmp_path / name).write_text("1")
     git("add", ".")
     git("commit", "-qm", "a")
     head = git("rev-parse", "HEAD")
     assert revision(tmp_path) == (head, False)
-    for name in ("dvc.lock", "metrics/oof.json"):  # what a run writes while its report is made
+    for name in ("dvc.lock", "params.yaml", "metrics/oof.json"):  # what a run writes while its report is made
         (tmp_path / name).write_text("2")
     assert revision(tmp_path) == revision(tmp_path / "metrics") == (head, False)
     (tmp_path / "code.py").write_text("2")
