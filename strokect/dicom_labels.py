@@ -1,5 +1,6 @@
 """The table of labels of a DICOM export, and what in it contradicts the files. Messages name rows, never values."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,8 @@ def check_free_text(labels: Mapping[str, Label], headers: Sequence[Header], path
     ids = {text for text in ids if len(text) >= MIN_TELLING}
     for label in labels.values():
         for name in ("site", "subtype"):
-            if nfc(label.extra.get(name, "")) in ids:
+            text = nfc(label.extra.get(name, ""))
+            if ids & {text, *re.split(r"[^\w^-]+", text)}:
                 raise DataError(
                     f"{path}, row {label.line}: {name} is a PatientID or AccessionNumber; it would reach the manifest"
                 )

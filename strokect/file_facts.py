@@ -58,12 +58,20 @@ def _header(file: Path) -> tuple[float, str]:
         with Image.open(file, formats=FORMATS) as picture:
             tables = getattr(picture, "quantization", None)
             name = f"{picture.format} {picture.mode}"
-    except (OSError, SyntaxError, Image.DecompressionBombError):  # DICOM, NIfTI
-        return size, file.suffix.lower().lstrip(".")
+    except (OSError, SyntaxError, Image.DecompressionBombError):
+        return size, _other_format(file)
     if not tables:
         return size, name
     text = str([list(tables[key]) for key in sorted(tables)])
     return size, f"{name}, quantisation {sha256_bytes(text.encode())[:8]}"
+
+
+def _other_format(file: Path) -> str:
+    """By content or by a known ending. Never the ending itself: what stands behind the last dot may be a name or a UID."""
+    with file.open("rb") as stream:
+        if stream.read(132)[128:] == b"DICM":
+            return "DICOM"
+    return "NIfTI" if file.name.lower().endswith((".nii", ".nii.gz")) else "other"
 
 
 def find_frame(grey: Grey) -> tuple[int, float]:

@@ -109,9 +109,11 @@ def _rows(found: list[Found]) -> tuple[list[Row], dict[str, tuple[Volume, int]]]
     next_slice: dict[str, int] = {}
     for patient, file, volume, labels, extra in sorted(found, key=lambda item: (natural(item[0]), natural(item[1]))):
         for k, label in enumerate(labels.tolist()):
+            # The table's subtype is of the volume: where only some slices have the lesion, the others have none of it.
+            of_slice = extra | {"subtype": ""} if "subtype" in extra and not label and labels.any() else extra
             at = next_slice.get(patient, 0)
             next_slice[patient] = at + 1
-            rows.append(Row(f"{file}/{k:04d}", patient, at, int(label), {"series": file, **extra}))
+            rows.append(Row(f"{file}/{k:04d}", patient, at, int(label), {"series": file, **of_slice}))
             places[rows[-1].file] = volume, k
     return rows, places
 

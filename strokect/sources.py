@@ -154,7 +154,8 @@ def files_below(root: Path, folder: str = "") -> tuple[list[str], list[tuple[str
                 if path.is_symlink():
                     left_out.append((file, "a link to a folder: not followed"))
             elif UNFIT.search(file):
-                raise DataError(f"{root}: a file name is not UTF-8 text; `LC_ALL=C.UTF-8 find {root} | grep -axv '.*'` shows it")
+                shown = f"`LC_ALL=C.UTF-8 find {root} | grep -axv '.*'` shows the former"
+                raise DataError(f"{root}: a file name is not UTF-8 text, or holds a line break; {shown}")
             elif is_no_picture(path):
                 left_out.append((file, "not a picture by its name"))
             elif path.is_file():

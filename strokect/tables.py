@@ -14,9 +14,15 @@ SEPARATORS = (",", ";", "\t")  # Excel writes semicolons where the decimal mark 
 SEXES = {"m": "Male", "male": "Male", "f": "Female", "female": "Female", "o": "Other", "other": "Other"}
 AGE = re.compile(r"\d{1,3}(\.\d+)?")
 OLDEST_AGE = 90.0  # years; an age above is given as this one, for so few people are older that it tells who
-# In free text: 20190401, 2019-04-01, 1.4.19, and four numbers or more with dots between them.
+# In free text: 20190401, 2019-04-01, 1.4.19, 1 Apr 2019, and four numbers or more with dots between them.
 DATE = re.compile(
-    r"(?<![\w.])((19|20)\d\d(0[1-9]|1[0-2])([0-2]\d|3[01])|\d{4}([-/.])\d{1,2}\5\d{1,2}|\d{1,2}([-/.])\d{1,2}\6(\d{4}|\d\d))(?![\w])"
+    r"""(?<![\w.])(
+        (19|20)\d\d(0[1-9]|1[0-2])([0-2]\d|3[01])
+        | \d{4}(?P<a>[-/.])\d{1,2}(?P=a)\d{1,2}
+        | \d{1,2}(?P<b>[-/.])\d{1,2}(?P=b)(\d{4}|\d\d)
+        | \d{1,2}[\ .-]*(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*[\ .-]*(\d{4}|\d\d)
+    )(?!\w)""",
+    re.VERBOSE | re.IGNORECASE,
 )
 UID = re.compile(r"(?<![\w.])\d+(\.\d+){3,}")
 TableRows = list[tuple[int, dict[str, str]]]  # (row as an editor counts it, {column: text without blanks around it})
@@ -32,6 +38,8 @@ def read_table(path: Path, required: tuple[str, ...], optional: tuple[str, ...] 
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"{path} is missing: expected a CSV with the columns {', '.join(required)}") from None
+    except OSError as error:  # a folder, a link that points at itself, no right to read
+        raise DataError(f"{path} cannot be read ({type(error).__name__}: {error.strerror})") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text (byte {error.start}); save it as CSV UTF-8") from None
     separator = _separator(text, required)
@@ -68,10 +76,18 @@ def _check_columns(names: list[str], required: tuple[str, ...], optional: tuple[
     if missing:
         hint = "; columns are separated by commas, semicolons or tabs" if len(names) == 1 else ""
         raise DataError(f"{path}: column {', '.join(missing)} is missing{hint}")
+    for name in names:
+        meant = [column for column in (*required, *optional) if _plain(column) == _plain(name) and column != name]
+        if meant and meant[0] not in names:
+            raise DataError(f"{path}: column {name!r} is ignored as it stands; call it {meant[0]!r}, or something else")
     twice = [column for column in (*required, *optional) if names.count(column) > 1]
     if twice:
         raise DataError(f"{path}: column {', '.join(twice)} occurs twice")
     return [column for column in (*required, *optional) if column in names]
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]", "", name).lower()
 
 
 def nfc(text: str) -> str:

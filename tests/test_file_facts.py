@@ -92,15 +92,19 @@ def test_encoding_tells_formats_and_quantisation_apart(heads: list[NDArray[np.ui
     for name, options in zip(names, ({}, {"quality": 75}, {"quality": 75}, {"quality": 90}), strict=True):
         picture.save(tmp_path / name, **options)
     (tmp_path / "e.dcm").write_bytes(b"no picture")
+    (tmp_path / "IM03.DOE^JANE 19990131").write_bytes(bytes(128) + b"DICM")
+    (tmp_path / "volume.nii").write_bytes(b"")
 
     def gone() -> Picture:
         raise ImageError("unreadable_file", "cannot be opened")
 
-    files = [tmp_path / name for name in (*names, "e.dcm", "gone")]
-    facts = gather_facts(files, [*[lambda: Picture(heads[0], 0)] * 4, gone, gone])
+    files = [tmp_path / name for name in (*names, "e.dcm", "gone", "IM03.DOE^JANE 19990131", "volume.nii")]
+    facts = gather_facts(files, [*[lambda: Picture(heads[0], 0)] * 4, *[gone] * 4])
     assert list(facts) == COLUMNS
     encoding = facts["encoding"].tolist()
-    assert encoding[0] == "PNG L" and encoding[1] == encoding[2] != encoding[3] and encoding[4:] == ["dcm", ""]
+    assert (
+        encoding[0] == "PNG L" and encoding[1] == encoding[2] != encoding[3] and encoding[4:] == ["other", "", "DICOM", "NIfTI"]
+    )
     assert "JPEG" in encoding[1]
     assert facts["file_kb"][0] == (tmp_path / "a.png").stat().st_size / 1000
     assert np.isnan(facts["file_kb"][5])

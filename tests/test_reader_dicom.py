@@ -385,7 +385,7 @@ def test_paths_are_compared_by_their_letters(tmp_path: Path, export: Path) -> No
     assert len(source.rows) == 2 and sum(said.startswith("6 of 8 CT slices") for said in source.warnings) == 1
 
 
-@pytest.mark.parametrize("text", ["MRN-4711", "A1999-77", "seen 2019-04-01", "1.2.840.99.1"])
+@pytest.mark.parametrize("text", ["MRN-4711", "mail of MRN-4711", "A1999-77", "seen 2019-04-01", "1.2.840.99.1"])
 def test_free_text_that_tells_who_is_refused_with_its_row(tmp_path: Path, export: Path, text: str) -> None:
     one(export / "other/z 1", 0, "P2", "2", AccessionNumber="A1999-77")
     for name in ("site", "subtype"):

@@ -132,9 +132,11 @@ def test_masks_beside_the_volumes_and_a_table_without_labels(tmp_path: Path) -> 
     for name, own in (("a/1", mask), ("a/2", mask * 0)):
         save(root / f"{name}.nii.gz", head())
         save(root / f"{name}_mask.nii.gz", own)
-    table(root, [("a/2.nii.gz", "Q", 40, "m"), ("a/1.nii.gz", "Q", 41, "m")], "file,patient_id,age,sex")
+    rows = [("a/2.nii.gz", "Q", 40, "m", ""), ("a/1.nii.gz", "Q", 41, "m", "Epidural")]
+    table(root, rows, "file,patient_id,age,sex,subtype")
     source = read_source(params_of(tmp_path, {"mask": "{folder}/{name}_mask"}), root)
     assert [row.label for row in source.rows] == [0] * 6 + [1] + [0] * 7
+    assert [row.extra["subtype"] for row in source.rows] == [""] * 6 + ["Epidural"] + [""] * 7  # a negative slice has none
     assert [row.slice for row in source.rows] == [*range(14)]  # two volumes of one patient, in the order of their names
     assert {(row.extra["series"], row.extra["age_years"], row.extra["gender"], row.patient) for row in source.rows} == {
         ("a/1.nii.gz", 41.0, "Male", "Q"),

@@ -100,7 +100,7 @@ def test_links_names_and_unfit_files_are_told_apart(tmp_path: Path) -> None:
 
 def test_a_name_that_is_no_text_is_an_error_that_shows_how_to_find_it(tmp_path: Path) -> None:
     picture(Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")))
-    with pytest.raises(DataError, match="not UTF-8 text; `LC_ALL"):
+    with pytest.raises(DataError, match="not UTF-8 text, or holds a line break; `LC_ALL"):
         files_below(tmp_path)
 
 

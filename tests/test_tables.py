@@ -54,9 +54,22 @@ def test_keys_and_patients_are_the_same_however_their_letters_are_stored(tmp_pat
     [
         *(
             (text, True)
-            for text in ("20190401", "2019-04-01", "2019-4-1", "01.04.2019", "1/4/19", "seen 1.4.1999", "1.2.840.113619")
+            for text in (
+                "20190401",
+                "2019-04-01",
+                "2019-4-1",
+                "01.04.2019",
+                "1/4/19",
+                "seen 1.4.1999",
+                "1 Apr 1999",
+                "02-SEP-20",
+                "1.2.840.113619",
+            )
         ),
-        *((text, False) for text in ("", "north", "I61.0", "S06.5.12", "3.5", "site 12", "2019", "Epidural+Subdural", "v1.2.3")),
+        *(
+            (text, False)
+            for text in ("", "north", "I61.0", "S06.5.12", "3.5", "site 12", "2019", "Epidural+Subdural", "v1.2.3", "2 decades")
+        ),
     ],
 )
 @pytest.mark.parametrize("column", ["site", "subtype"])
@@ -67,6 +80,24 @@ def test_free_text_with_a_date_or_a_uid_is_refused(text: str, refused: bool, col
     with pytest.raises(DataError, match=f"row 7: {column} holds what looks like") as caught:
         extra_columns({column: text}, "t.csv, row 7")
     assert text not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["folder", "loop"])
+def test_a_table_that_cannot_be_opened_is_an_error(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "labels.csv"
+    if kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(path)
+    with pytest.raises(DataError, match=r"labels\.csv cannot be read"):
+        read_table(path, ("key", "label"))
+
+
+@pytest.mark.parametrize("name", ["PatientID", "Patient ID", "patient_Id"])
+def test_a_column_that_is_all_but_known_is_not_ignored(tmp_path: Path, name: str) -> None:
+    (tmp_path / "labels.csv").write_text(f"path,label,{name}\na.png,0,p1\n")
+    with pytest.raises(DataError, match=f"column '{name}' is ignored as it stands; call it 'patient_id'"):
+        read_table(tmp_path / "labels.csv", ("path", "label"), ("patient_id",))
 
 
 def test_ages_end_at_90() -> None:

@@ -321,7 +321,7 @@ def test_near_duplicates_of_external_data_are_looked_for_in_the_channel_that_tra
     write_site(tmp_path / "data/raw/folder", slices)
     with workspace(tmp_path, site_params(TARGET)):
         made_from(copies, windows)
-        with pytest.raises(DataError, match=r"0 of 10 slices are byte for byte .*, ([5-9]|10) more nearly so"):
+        with pytest.raises(DataError, match=r"0 of 10 slices are byte for byte .*, ([5-9]|10) more are altered copies"):
             external.main(["--source", "folder"])
 
 
