@@ -101,7 +101,7 @@ def ct_ich_table() -> str:
         "",
         "Each row is of one split seed, and its intervals are percentiles, too narrow near 1. The first row's question with the",
     ]
-    lines += ["training steps that were kept, over other split seeds, on which nothing was chosen:", ""]
+    lines += ["training steps named, over other split seeds, on which nothing was chosen:", ""]
     lines += [line for line in how_far(headline) if line.startswith("- ")]
     return "\n".join(lines)
 
