@@ -23,6 +23,7 @@ from fakes import dicom_bytes, encode, grey_slice
 from strokect.decode_messages import LENGTHS, Header, parse_error, parse_member, parse_picture, receive, send
 from strokect.decoding import MAX_LOSSES, DecodePool
 from strokect.errors import DeadlineError, ImageError, StrokectError
+from strokect.hounsfield import BRAIN_ONLY, windows_to_json
 from strokect.series import Member, read_series
 from strokect.slices import decode
 from strokect.window import view_png
@@ -409,7 +410,7 @@ def test_the_kernel_ends_a_decoder_whose_parent_does_not() -> None:
     worker = Worker([STAND_IN, "0.1", "100"])
     try:
         worker.await_ready(time.monotonic() + 30)
-        send(worker.channel, {}, b"spin")
+        send(worker.channel, {"windows": windows_to_json(BRAIN_ONLY)}, b"spin")
         assert worker.process.wait(60) == -signal.SIGXCPU
         assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime > 2
     finally:
