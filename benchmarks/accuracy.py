@@ -160,7 +160,11 @@ def render(made: dict[str, dict[str, Any]]) -> str:
         for name, run in headline.items():
             step, seed = name.rsplit("-", 1)
             lines.append(f"| {seed} | `{step}` | {figure_text(run['log_loss'])} | {' | '.join(_aucs(run))} |")
-        lines += ["", *how_far(headline)]
+        lines += [
+            *("", *how_far(headline), ""),
+            f"`profile={BEST}` holds the params of `{HEADLINES[0]}` on split seed {HEADLINE_SEEDS[0]}; "
+            f"`profile={PROFILE}` keeps those of the run in [ct-ich.md](ct-ich.md).",
+        ]
     if missing := [name for name in STEPS if name not in made]:
         lines += ["", "## Not run", "", "Steps that are written down but for which there was no time; each is one command:", ""]
         lines += [f"- {STEPS[name].change}: `python -m benchmarks.accuracy {name}`" for name in missing]
@@ -196,12 +200,7 @@ def how_far(headline: dict[str, dict[str, Any]]) -> list[str]:
                 f"which is {verdict}"
             )
         lines.append(f"- `{step}`, {len(runs_of)} seeds: {'; '.join(figures)}")
-    return [
-        *lines,
-        "",
-        f"`profile={BEST}` holds the params of `{HEADLINES[0]}` on split seed {HEADLINE_SEEDS[0]}; "
-        f"`profile={PROFILE}` keeps those of the run in [ct-ich.md](ct-ich.md).",
-    ]
+    return lines
 
 
 def _aucs(run: dict[str, Any]) -> list[str]:

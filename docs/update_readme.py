@@ -99,10 +99,11 @@ def ct_ich_table() -> str:
     headline = {name: run for name, run in read_results().items() if name not in STEPS}
     lines += [
         "",
-        "Each row is of one split seed, and its intervals are percentiles, too narrow near 1. The first row's question with the",
+        "Each row is of one split seed, and its intervals are percentiles, too narrow near 1. The question of the first row with",
+        "the training steps named below, on other split seeds:",
+        "",
+        *how_far(headline),
     ]
-    lines += ["training steps named, over other split seeds, on which nothing was chosen:", ""]
-    lines += [line for line in how_far(headline) if line.startswith("- ")]
     return "\n".join(lines)
 
 

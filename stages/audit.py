@@ -16,7 +16,7 @@ from strokect.errors import AuditError, run_stage
 from strokect.file_facts import gather_facts
 from strokect.files import write_json, write_text
 from strokect.finding import count
-from strokect.manifest import Prepared, load_prepared
+from strokect.manifest import Prepared, has_patients, load_prepared
 from strokect.params import DataParams, Params
 from strokect.sources import raw_pictures, read_source
 
@@ -30,7 +30,7 @@ def audit(prepared: Prepared, params: Params) -> tuple[dict[str, Any], str]:
     findings = audit_cohort(prepared.manifest, prepared.images, prepared.cohort, facts, params.split)
     where = references(prepared.manifest, prepared.cohort)
     report = build_report(findings, params.audit.allow, where)
-    grouped = not prepared.cohort.get("patient_level_verifiable", True)
+    grouped = not has_patients(prepared.cohort)
     about = {
         "source": prepared.cohort.get("source", "unknown"),
         "labels": f"{prepared.cohort.get('labels', 'unknown')} (per {prepared.cohort['label_unit']})",

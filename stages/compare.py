@@ -14,11 +14,11 @@ import pandas as pd
 from strokect.comparison import Run, compare, difference_text
 from strokect.errors import DataError, run_stage
 from strokect.files import write_json
+from strokect.param_ranges import MIN_RESAMPLES
 
 FILES = {"slices": "models/oof.csv", "patients": "models/oof_patients.csv"}
 TEXT = {"file": str, "patient": str}
 HERE = "workspace"
-MIN_RESAMPLES = 100  # as in params.yaml
 
 
 def read_run(name: str) -> Run:

@@ -21,7 +21,7 @@ from strokect.gate import save_gate
 from strokect.gate_fit import choose_gate, dropout_logits, fit_gates, held_out_scores, shipped_gates
 from strokect.hounsfield import BRAIN_ONLY, Windows
 from strokect.judge import load_judge, model_hashes
-from strokect.manifest import load_prepared
+from strokect.manifest import has_patients, load_prepared
 from strokect.out_of_fold import SliceRule, slice_rule
 from strokect.outliers import evaluation_outliers, phantom_pictures
 from strokect.params import SafetyParams, load_params
@@ -110,13 +110,37 @@ def make_policy(
     return policy
 
 
+def read_scored(
+    oof: pd.DataFrame,
+    pixels: dict[str, NDArray[np.float64]],
+    texture: Texture,
+    raw_gate: NDArray[np.float64],
+    fold: NDArray[np.int64],
+    sampled: NDArray[np.float64],
+) -> safety_fit.Scored:
+    """What is known of each development slice; `oof` is models/oof.csv, the rest in its order."""
+    return safety_fit.Scored(
+        pixels=pixels,
+        texture=texture.distance(pixels),
+        raw_gate=raw_gate,
+        fold=fold,
+        gate=safety_fit.on_common_scale(raw_gate, fold, np.ones(len(fold), bool)),
+        logits=oof["logit"].to_numpy(np.float64),
+        sampled=sampled,
+        probability=oof["probability"].to_numpy(np.float64),
+        decision=oof["decision"].to_numpy(np.int64),
+        labels=oof["label"].to_numpy(np.int64),
+        patients=oof["patient"].to_numpy(np.str_),
+    )
+
+
 def main() -> None:
     """Write models/safety/{policy.json, gates/} and metrics/safety.json."""
     params, prepared = load_params(), load_prepared()
     p, split, point = params.safety, read_split(SPLIT, prepared.manifest), read_json(POINT)
     oof = pd.read_csv("models/oof.csv", dtype={"file": str, "patient": str})  # in order of the manifest
     rule = SliceRule(Calibrator.from_json(point["calibration"]), float(point["slice"]["threshold"]))
-    folds, verifiable = point["folds"], bool(prepared.cohort["patient_level_verifiable"])
+    folds, verifiable = point["folds"], has_patients(prepared.cohort)
     folders = dict(zip(point["exports"], shipped_folders(point), strict=True))
 
     gates = fit_gates(prepared, split, folds, p)
@@ -125,19 +149,8 @@ def main() -> None:
     raw_gate, fold = held_out_scores(gates, gate)
     pixels, heads = measure_all(pictures)
     texture = Texture.of(pixels)
-    scored = safety_fit.Scored(
-        pixels=pixels,
-        texture=texture.distance(pixels),
-        raw_gate=raw_gate,
-        fold=fold,
-        gate=safety_fit.on_common_scale(raw_gate, fold, np.ones(len(fold), bool)),
-        logits=oof["logit"].to_numpy(np.float64),
-        sampled=dropout_logits(folds, prepared.manifest["sha256"].to_numpy(str), p.mc_samples),
-        probability=oof["probability"].to_numpy(np.float64),
-        decision=oof["decision"].to_numpy(np.int64),
-        labels=oof["label"].to_numpy(np.int64),
-        patients=oof["patient"].to_numpy(np.str_),
-    )
+    sampled = dropout_logits(folds, prepared.manifest["sha256"].to_numpy(str), p.mc_samples)
+    scored = read_scored(oof, pixels, texture, raw_gate, fold, sampled)
     held = hold_out(scored, partial(slice_rule, params=params.tune_threshold), p.seed)
     measures, wrong = held_out_uncertainties(scored, held)
     comparison = compare_measures(measures, wrong, scored.patients, resamples=p.resamples, seed=p.seed)

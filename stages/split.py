@@ -9,7 +9,7 @@ import pandas as pd
 from strokect.duplicates import linked_rows
 from strokect.errors import AuditError, run_stage
 from strokect.files import atomic_path, write_json
-from strokect.manifest import Prepared, load_prepared
+from strokect.manifest import Prepared, has_patients, load_prepared
 from strokect.params import SHUFFLE_CONTROL, SplitParams, load_params
 from strokect.shuffle_control import Control, shuffle_control
 from strokect.splits import SPLIT, make_split
@@ -27,7 +27,7 @@ def describe(
         "findings": [] if control.passed else [finding],
         "group_by": params.group_by,
         "seed": params.seed,
-        "patient_level_verifiable": bool(prepared.cohort.get("patient_level_verifiable", True)),
+        "patient_level_verifiable": has_patients(prepared.cohort),
         "linked_pairs": linked_pairs,
         "parts": count_parts(prepared, split).to_dict("index"),
         "control": control.to_json(),

@@ -18,6 +18,7 @@ from strokect.errors import DataError, ParamsError
 from strokect.file_names import is_overlay, is_suspicious
 from strokect.files import sha256_bytes
 from strokect.finding import Check, Evidence, Finding, Severity, count, finding, first
+from strokect.manifest import has_patients
 from strokect.params import SHUFFLE_CONTROL, SplitParams
 from strokect.slices import COLOUR
 from strokect.splits import check_feasible
@@ -211,8 +212,7 @@ def _gather(
     rows["pixels"] = [sha256_bytes(image.tobytes()) for image in images]
     blank = is_blank(images[:, 0])
     # Groups of look-alikes were made of the pairs to be looked at, so that none would be left between groups.
-    known = bool(cohort.get("patient_level_verifiable", True))
-    linked = linked_rows(images[:, 0], rows["patient"].to_numpy(np.str_) if known else None)
+    linked = linked_rows(images[:, 0], rows["patient"].to_numpy(np.str_) if has_patients(cohort) else None)
     pixels = rows["pixels"].to_numpy(np.str_)
     altered = linked[pixels[linked[:, 0]] != pixels[linked[:, 1]]]
     owner, label = rows["patient"].to_numpy(np.str_), rows["label"].to_numpy()

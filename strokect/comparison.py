@@ -24,7 +24,7 @@ from strokect.statistics import (
 Floats = NDArray[np.float64]
 Metric = Callable[[pd.DataFrame, Floats], Floats]  # a run's table and weights (R, n) → (R,)
 PRIMARY = ("slice", "log_loss")  # by which this project chooses between models; every other figure is a second look
-LOWER_IS_BETTER = ("log_loss", "brier")
+LOWER_IS_BETTER = ("log_loss", "brier", "ece")
 CANNOT_TELL, NOT_ESTIMABLE = "cannot tell", "not estimable"
 COLUMNS = ("patient", "label", "probability", "ranking", "decision")
 
@@ -125,30 +125,33 @@ def paired_difference(
         return [np.mean([metric(table, weights) for table in side], axis=0) for side in (first, second)]
 
     values = [float(figure[0]) for figure in figures(np.ones((1, len(index))))]
-    if not np.isfinite(values).all():
-        return {"first": None, "second": None, "difference": None, "ci95": None, "verdict": NOT_ESTIMABLE}
 
     def change(weights: Floats) -> Floats:
         one, other = figures(weights)
         return other - one
 
-    labels, difference = first[0]["label"].to_numpy(np.int64), values[1] - values[0]
-    patients = patients_behind(name, labels, index)
-    drawn = resampled(change, counts, index)
-    ci95 = interval(difference, drawn, patients, "linear")
-    said = CANNOT_TELL if never_differ(drawn, patients) else verdict(name, ci95)
-    return {"first": values[0], "second": values[1], "difference": difference, "ci95": ci95, "verdict": said}
+    return judged_change(name, values, change, first[0]["label"].to_numpy(np.int64), counts, index)
 
 
-def never_differ(drawn: Floats, patients: int) -> bool:
-    """Whether two sides are the same in every resample: there is no interval then, and no difference to be seen either."""
-    return patients >= MIN_PATIENTS and not np.nan_to_num(drawn).any()
-
-
-def patients_behind(name: str, labels: NDArray[np.int64], index: NDArray[np.int64]) -> int:
-    """How many patients the figure `name` rests on: those with an item of its class, or of the class that fewer have."""
+def judged_change(
+    name: str,
+    values: Sequence[float],
+    change: Callable[[Floats], Floats],
+    labels: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    index: NDArray[np.int64],
+) -> dict[str, Any]:
+    """What `paired_difference` gives, from both `values` of the figure `name`; `change` maps weights (R, n) to second − first."""
+    if not np.isfinite(values).all():
+        return {"first": None, "second": None, "difference": None, "ci95": None, "verdict": NOT_ESTIMABLE}
     label = {"sensitivity": 1, "specificity": 0}.get(name)
-    return patients_of_rarer(labels, index) if label is None else len(np.unique(index[labels == label]))
+    patients = patients_of_rarer(labels, index) if label is None else len(np.unique(index[labels == label]))
+    difference, drawn = values[1] - values[0], resampled(change, counts, index)
+    ci95 = interval(difference, drawn, patients, "linear")
+    # Two sides that are the same in every resample leave no interval, and no difference to be seen either.
+    same = patients >= MIN_PATIENTS and not np.nan_to_num(drawn).any()
+    said = CANNOT_TELL if same else verdict(name, ci95)
+    return {"first": values[0], "second": values[1], "difference": difference, "ci95": ci95, "verdict": said}
 
 
 def _aligned(first: Run, second: Run, table: str, key: str) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -64,7 +64,7 @@ def check_agreement(found: Iterable[tuple[Header, Label]], path: Path) -> None:
 
 
 def check_free_text(labels: Mapping[str, Label], headers: Sequence[Header], path: Path) -> None:
-    """Raise DataError where site or subtype, which travel as they are written, are the id of a patient or an examination."""
+    """Raise DataError where site or subtype, which travel as they are written, hold the id of a patient or an examination."""
     ids = {text for header in headers for text in (header.patient_id, header.accession)}
     ids |= {label.patient_id for label in labels.values()}
     ids = {text for text in ids if len(text) >= MIN_TELLING}
@@ -73,7 +73,7 @@ def check_free_text(labels: Mapping[str, Label], headers: Sequence[Header], path
             text = nfc(label.extra.get(name, ""))
             if ids & {text, *re.split(r"[^\w^-]+", text)}:
                 raise DataError(
-                    f"{path}, row {label.line}: {name} is a PatientID or AccessionNumber; it would reach the manifest"
+                    f"{path}, row {label.line}: {name} holds a PatientID or AccessionNumber; it would reach the manifest"
                 )
 
 

@@ -79,7 +79,8 @@ def linked_rows(images: NDArray[np.uint8], patients: NDArray[np.str_] | None = N
 def one_slice(images: NDArray[np.uint8], pairs: NDArray[np.int64]) -> NDArray[np.bool_]:
     """(P,) whether both of a pair that `linked_rows` found show one slice, as told by the brain.
 
-    The others are thin neighbours, whose hashes are close: of CT-ICH's 161 such pairs within patients none is one slice.
+    The others are thin neighbours, whose hashes are close: of such pairs within patients of CT-ICH none is one slice
+    (`near_duplicates_across_classes` finds nothing there: docs/results/audit.md).
     """
     if not len(pairs):
         return np.zeros(0, np.bool_)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from strokect.manifest import Prepared
+from strokect.manifest import Prepared, has_patients
 
 CLASSES = ("negative", "positive")  # by label; of a patient: whether any slice is positive
 POSITIONS = ("lowest fifth", "second", "middle", "fourth", "highest fifth")  # of a patient's slices, in their order
@@ -40,6 +40,11 @@ class Exploration:
     samples: dict[tuple[str, str], list[NDArray[np.uint8]]]
     subtypes: pd.DataFrame  # index lesion type; slices, patients; empty where unknown
 
+    @property
+    def owners(self) -> str:
+        """What the rows of `patients` are."""
+        return "patients" if self.has_patients else "groups of near-duplicates"
+
 
 def explore(prepared: Prepared, seed: int = 0) -> Exploration:
     """Look at a prepared cohort; `seed` chooses the samples."""
@@ -49,7 +54,7 @@ def explore(prepared: Prepared, seed: int = 0) -> Exploration:
     intensity, clipped = intensity_table(prepared.images, prepared.labels, window)
     axis = "grey level in the window (0 to 255)" if window is None else "HU within the window"
     people = patient_table(manifest)
-    known = bool(cohort.get("patient_level_verifiable", True))
+    known = has_patients(cohort)
     return Exploration(
         facts=_facts(prepared, people),
         synthetic=bool(cohort.get("synthetic", False)),
@@ -176,7 +181,7 @@ def _facts(prepared: Prepared, people: pd.DataFrame) -> dict[str, str]:
         "pixels": f"{prepared.images.shape[2]} × {prepared.images.shape[3]}, {prepared.images.shape[1]} channel(s)",
         "left out": f"{len(cohort.get('left_out', [])):,} files, {len(cohort.get('unreadable', [])):,} more unreadable",
     }
-    if not cohort.get("patient_level_verifiable", True):
+    if not has_patients(cohort):
         facts["patients"] += " groups of near-duplicates: the data name no patients, patient level is not verifiable"
         del facts["slices per patient"]
         facts["not shown"] = "slices per patient, positive slices by position, age and gender: they need to know whose a slice is"

@@ -45,14 +45,13 @@ def _texts(seen: Exploration) -> dict[str, str]:
     ends = "; ".join(f"{name} slices: {low:.0%} below, {high:.0%} above" for name, (low, high) in clipped.items())
     ages = people["age_years"].dropna()
     known = f"known for {len(ages)} of {len(people)} patients"
-    owners = "patients" if seen.has_patients else "groups of near-duplicates"
     where = "from the lowest fifth of a series to the highest" if seen.has_patients else "their place in the head is not known"
     return {
-        "classes": f"{seen.classes['slices'].sum():,} slices of {seen.classes['patients'].sum():,} {owners} by class.",
+        "classes": f"{seen.classes['slices'].sum():,} slices of {seen.classes['patients'].sum():,} {seen.owners} by class.",
         "slices_per_patient": "How many slices a patient has; patients with many slices weigh more in slice figures.",
         "positions": "Where the label follows the position in the head, it can be guessed without looking at the brain.",
         "intensity": f"Pixels inside the window, each class adding up to 100 %. At the ends of the window, not drawn: {ends}.",
-        "samples": f"Random slices, each cell's from different {owners}; {where}.",
+        "samples": f"Random slices, each cell's from different {seen.owners}; {where}.",
         "age": f"Median {ages.median():.0f} years, {known}." if len(ages) else "",
         "gender": f"Known for {(people['gender'] != '').sum()} of {len(people)} patients.",
         "subtypes": "A slice with several lesions counts for each of them.",

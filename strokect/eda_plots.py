@@ -97,8 +97,7 @@ def _bars(axes: Axes, counts: pd.Series, theme: Theme, title: str) -> None:
 def _draw_classes(seen: Exploration, theme: Theme) -> Figure:
     figure, axes = _canvas(theme, 2.9, rows=2)
     _bars(axes[0], seen.classes["slices"], theme, "slices")
-    owners = "patients" if seen.has_patients else "groups of near-duplicates"
-    _bars(axes[1], seen.classes["patients"], theme, f"{owners} (positive: any slice is)")
+    _bars(axes[1], seen.classes["patients"], theme, f"{seen.owners} (positive: any slice is)")
     return figure
 
 

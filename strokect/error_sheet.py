@@ -64,11 +64,8 @@ def error_sheet(oof: pd.DataFrame, images: NDArray[np.uint8], exports: Path, fac
                 {"plain": plain, "mapped": mapped, "blank": blank, **{key: entry[key] for key in ("probability", "file", "fold")}}
             )
         kinds.append({"name": name, "cards": cards})
-    return _page().from_string(PAGE).render(kinds=kinds, **facts)
-
-
-def _page() -> Environment:
-    return Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    return page.from_string(PAGE).render(kinds=kinds, **facts)
 
 
 def _uri(pixels: NDArray[np.uint8]) -> str:

@@ -4,7 +4,7 @@ from html import escape
 from typing import Any
 
 from strokect.abstention import DECISIONS
-from strokect.reporting import FIGURES, figure_text
+from strokect.reporting import CLASS_WORDS, FIGURES, figure_text
 from strokect.shift import shift_rows, verdict_lines
 from strokect.shift_reference import BIN_WIDTH, GREY_BINS, HEAD
 
@@ -46,8 +46,7 @@ def external_page(metrics: dict[str, Any]) -> str:
 
 def _answers(policy: dict[str, Any]) -> list[list[str]]:
     """Slices by label and answer: figures of the models say nothing of what the gate lets through."""
-    words = {"normal": "negative", "stroke": "positive"}
-    return [[words[label], *(str(counts[d]) for d in DECISIONS)] for label, counts in policy["counts"].items()]
+    return [[CLASS_WORDS[label], *(str(counts[d]) for d in DECISIONS)] for label, counts in policy["counts"].items()]
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

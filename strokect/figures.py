@@ -66,10 +66,8 @@ def summarise(
     f2: dict[str, Any] = {"value": None, "ci95": None}
     if y.any():
         f2 = estimate(lambda w: weighted_share(5 * tp, 5 * tp + 4 * fn + fp, w), counts, index, patients=fewer)
-    if f2["value"] in (0.0, 1.0) and fewer >= MIN_PATIENTS:
-        end = 0 if f2["value"] == 1.0 else -1
-        sensitivity, specificity = ((found[name]["ci95"] or [1.0])[end] for name in ("sensitivity", "specificity"))
-        f2["ci95"] = sorted([f2_of_shares(sensitivity, specificity, float(y.mean())), f2["value"]])
+    if fewer >= MIN_PATIENTS:
+        f2 = _f2_at_the_edge(f2, found, float(y.mean()))
 
     def predicted(prevalent: float, which: int) -> dict[str, Any]:
         def metric(w: Floats) -> Floats:
@@ -119,6 +117,15 @@ def _at_the_edge(value: dict[str, Any], found: dict[str, Any], prevalent: float,
         specificity = np.full(2, found["specificity"]["value"])
     low, high = predictive_values(sensitivity, specificity, prevalent)[which]
     return {"value": value["value"], "ci95": [float(low), float(high)]}
+
+
+def _f2_at_the_edge(f2: dict[str, Any], found: dict[str, Any], positive: float) -> dict[str, Any]:
+    """An F2 of 0 or 1 with the interval that the exact ones of sensitivity and specificity give at the share of positives."""
+    if f2["value"] not in (0.0, 1.0):
+        return f2
+    end = 0 if f2["value"] == 1.0 else -1
+    sensitivity, specificity = ((found[name]["ci95"] or [1.0])[end] for name in ("sensitivity", "specificity"))
+    return {"value": f2["value"], "ci95": sorted([f2_of_shares(sensitivity, specificity, positive), f2["value"]])}
 
 
 def _per_class(hit: int, wrongly_called: int, missed: int) -> dict[str, float | int | None]:

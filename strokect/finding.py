@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from strokect.manifest import has_patients
 from strokect.params import SplitParams
 
 MAX_NAMED = 20  # patients or reasons spelled out in a message
@@ -45,8 +46,8 @@ class Evidence:
 
     @property
     def has_patients(self) -> bool:
-        """False: `patient` is a group of slices that look alike, and `slice` no position in a head."""
-        return bool(self.cohort.get("patient_level_verifiable", True))
+        """`manifest.has_patients` of the cohort."""
+        return has_patients(self.cohort)
 
     @property
     def owner(self) -> str:

@@ -1,5 +1,6 @@
 """The prepared cohort on disk: packed images, their manifest, and what the cohort is about."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,11 @@ from strokect.files import read_json
 PREPARED = Path("data/prepared")
 NOT_VERIFIABLE = "Patient level not verifiable: groups are clusters of near-duplicates, for the source has no patient ids."
 COLUMNS = ["file", "patient", "slice", "label", "sha256", "source", "width", "height"]
+
+
+def has_patients(cohort: Mapping[str, Any]) -> bool:
+    """False: the source names no patients, `patient` is a group of slices that look alike, and `slice` no place in a head."""
+    return bool(cohort.get("patient_level_verifiable", True))
 
 
 @dataclass(frozen=True)

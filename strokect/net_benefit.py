@@ -43,7 +43,6 @@ def net_benefit_figures(
     for threshold in LISTED:
         odds, called = threshold / (1 - threshold), probability >= threshold
         worth = np.where(labels == 1, 1.0, -odds)  # of calling each item
-
         entries.append(
             {
                 "threshold": threshold,

@@ -14,6 +14,7 @@ from strokect.thresholds import parse_goal
 if TYPE_CHECKING:
     from strokect.params import Params
 
+MIN_RESAMPLES = 100  # fewer give no usable interval
 EIGHT_BIT = ("kaggle_ct_ich", "teknofest")  # sources of pictures, without Hounsfield units
 
 
@@ -104,7 +105,7 @@ def check_ranges(params: Params, file: str) -> None:
             "mean_top_k where split.group_by is none: a series would be pieced together from several folds",
         ),
         (p.tune_threshold.patient_top_k >= 1, "tune_threshold.patient_top_k", "1 or more"),
-        (p.tune_threshold.resamples >= 100, "tune_threshold.resamples", "100 or more"),
+        (p.tune_threshold.resamples >= MIN_RESAMPLES, "tune_threshold.resamples", f"{MIN_RESAMPLES} or more"),
         (0 < p.safety.max_false_reject <= 0.2, "safety.max_false_reject", "above 0 and at most 0.2"),
         (0 <= p.safety.refer_rate <= 0.9, "safety.refer_rate", "between 0 and 0.9"),
         (0 <= p.safety.refer_error_rate < 1, "safety.refer_error_rate", "at least 0 (0: refer_rate decides) and below 1"),
@@ -112,8 +113,8 @@ def check_ranges(params: Params, file: str) -> None:
         (2 <= p.safety.mc_samples <= 200, "safety.mc_samples", "between 2 and 200"),
         (p.safety.outliers_per_category >= 1, "safety.outliers_per_category", "1 or more"),
         (p.safety.proxies_per_kind >= 1, "safety.proxies_per_kind", "1 or more"),
-        (p.safety.resamples >= 100, "safety.resamples", "100 or more"),
-        (p.evaluate.resamples >= 100, "evaluate.resamples", "100 or more"),
+        (p.safety.resamples >= MIN_RESAMPLES, "safety.resamples", f"{MIN_RESAMPLES} or more"),
+        (p.evaluate.resamples >= MIN_RESAMPLES, "evaluate.resamples", f"{MIN_RESAMPLES} or more"),
         *run_rules(p),
     ]
     for holds, key, expected in rules:

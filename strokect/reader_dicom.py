@@ -7,7 +7,7 @@ them is: `python -m strokect.reader_dicom FILE…`.
 import sys
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +82,8 @@ def _read(params: DataParams, root: Path) -> tuple[Source, dict[str, str]]:
 
     left_out, unreadable = sorted(export.left_out), sorted(export.unreadable)
     readers = file_readers(params, path)
-    source = Source(rows, *readers, p.target, UNITS[p.key], left_out, unreadable, path=path, look_up=LOOK_UP)
-    return replace(source, warnings=export.warnings), export.paths
+    found_by: dict[str, Any] = {"path": path, "look_up": LOOK_UP, "warnings": export.warnings}
+    return Source(rows, *readers, p.target, UNITS[p.key], left_out, unreadable, **found_by), export.paths
 
 
 def _index(root: Path, pseudonym: Pseudonyms) -> _Export:

@@ -7,16 +7,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from strokect.comparison import CANNOT_TELL, NOT_ESTIMABLE, never_differ, patients_behind
-from strokect.edges import interval
+from strokect.comparison import judged_change
 from strokect.operating_point import patient_labels
 from strokect.recalibration import Answers, Cases, Fitted, fit_site
 from strokect.release import OperatingPoint
-from strokect.statistics import bootstrap_weights, brier, ece, log_loss, resampled, weighted_share
+from strokect.statistics import bootstrap_weights, brier, ece, log_loss, weighted_share
 
 Floats = NDArray[np.float64]
 Figure = Callable[[Floats], Floats]  # of weights (R, n)
-HIGHER_IS_BETTER = ("sensitivity", "specificity")
+FIGURES = ("sensitivity", "specificity", "log_loss", "brier", "ece")
 THRESHOLD_RESAMPLES = 200  # each fits the calibration and both thresholds again
 
 
@@ -31,45 +30,31 @@ def paired_figures(cases: Cases, old: Answers, new: Answers, *, resamples: int, 
     for level, (labels, patients, answers) in levels.items():
         counts, index = bootstrap_weights(patients, resamples, seed)
         report[level] = {}
-        for name in (*HIGHER_IS_BETTER, "log_loss", "brier", "ece"):
+        for name in FIGURES:
             one, two = (_figure(name, labels, *answer) for answer in answers)
             values = [float(figure(np.ones((1, len(labels))))[0]) for figure in (one, two)]
 
             def change(w: Floats, before: Figure = one, after: Figure = two) -> Floats:
                 return after(w) - before(w)
 
-            report[level][name] = _paired(name, values, change, labels, counts, index)
+            found = judged_change(name, values, change, labels, counts, index)
+            report[level][name] = {
+                "before": found["first"],
+                "after": found["second"],
+                "difference": found["difference"],
+                "ci95": found["ci95"],
+                "verdict": of_the_second(found["verdict"]),
+            }
     return report
 
 
-def _paired(
-    name: str,
-    values: list[float],
-    change: Figure,
-    labels: NDArray[np.int64],
-    counts: NDArray[np.int64],
-    index: NDArray[np.int64],
-) -> dict[str, Any]:
-    if not np.isfinite(values).all():
-        return {"before": None, "after": None, "difference": None, "ci95": None, "verdict": NOT_ESTIMABLE}
-    difference = values[1] - values[0]
-    drawn, patients = resampled(change, counts, index), patients_behind(name, labels, index)
-    ci95 = interval(difference, drawn, patients, "linear")
-    said = CANNOT_TELL if never_differ(drawn, patients) else verdict(name, ci95)
-    return {"before": values[0], "after": values[1], "difference": difference, "ci95": ci95, "verdict": said}
-
-
-def verdict(name: str, ci95: list[float] | None) -> str:
-    """`better`, `worse`, `cannot tell` where the interval of after − before holds 0, or `not estimable`."""
-    if ci95 is None:
-        return NOT_ESTIMABLE
-    if ci95[0] <= 0 <= ci95[1]:
-        return CANNOT_TELL
-    return "better" if (ci95[0] > 0) == (name in HIGHER_IS_BETTER) else "worse"
+def of_the_second(verdict: str) -> str:
+    """`comparison.verdict` as it is said of the second side, the one after: `better`, `worse`, `cannot tell`, `not estimable`."""
+    return {"second better": "better", "first better": "worse"}.get(verdict, verdict)
 
 
 def _figure(name: str, labels: NDArray[np.int64], probability: Floats, decision: NDArray[np.int64]) -> Figure:
-    if name in HIGHER_IS_BETTER:
+    if name in ("sensitivity", "specificity"):
         own = labels == (name == "sensitivity")
         return lambda w: weighted_share(own & (decision == labels), own, w)
     metric = {"log_loss": log_loss, "brier": brier, "ece": ece}[name]

@@ -6,6 +6,7 @@ from typing import Any
 
 from strokect.hounsfield import in_words, windows_of
 from strokect.intended_use import INTENDED_USE, OUT_OF_SCOPE
+from strokect.manifest import has_patients
 from strokect.openings import openings_of
 from strokect.report_sections import guarantee_words
 from strokect.reporting import FIGURES, figure_text
@@ -125,7 +126,7 @@ def cohort_words(cohort: dict[str, Any]) -> str:
         f"{cohort['n_positive_patients']} patients with at least one. Left out on purpose: {len(cohort['left_out'])} files; "
         f"unreadable: {len(cohort['unreadable'])}."
     )
-    if not cohort.get("patient_level_verifiable", True):
+    if not has_patients(cohort):
         text += " The data name no patients: clusters of near-duplicates stand in for them, and patient level is not verifiable."
     return text
 

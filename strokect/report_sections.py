@@ -3,12 +3,11 @@
 from collections.abc import Iterable
 from typing import Any
 
-from strokect.reporting import figure_text
+from strokect.reporting import CLASS_WORDS, figure_text
 
 Section = dict[str, Any]
 WAYS = {"as_errors": "as errors", "to_a_human": "as sent to a person", "answered_only": "left out"}
 PARTS = {"oof": "out-of-fold", "test": "test part"}
-CLASSES = {"normal": "negative", "stroke": "positive"}  # keys of the metrics → words: a positive is what the target says
 
 
 def sections(metrics: dict[str, Any], oof: dict[str, Any], safety: dict[str, Any], point: dict[str, Any]) -> list[Section]:
@@ -160,7 +159,9 @@ def _abstaining(metrics: dict[str, Any], safety: dict[str, Any]) -> Section:
 
 
 def _safety(safety: dict[str, Any]) -> Section:
-    false = [[CLASSES.get(name, name), str(entry["n"]), figure_text(entry)] for name, entry in safety["false_rejects"].items()]
+    false = [
+        [CLASS_WORDS.get(name, name), str(entry["n"]), figure_text(entry)] for name, entry in safety["false_rejects"].items()
+    ]
     outliers = [
         [name.replace("_", " "), str(entry["n"]), figure_text(entry["rejected"])] for name, entry in safety["outliers"].items()
     ]

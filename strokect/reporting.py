@@ -15,6 +15,7 @@ from strokect.manifest import NOT_VERIFIABLE
 from strokect.operating_point import patient_labels
 
 Floats = NDArray[np.float64]
+CLASS_WORDS = {"normal": "negative", "stroke": "positive"}  # keys of the metrics → words: a positive is what the target says
 FIGURES = ("roc_auc", "average_precision", "accuracy", "sensitivity", "specificity", "f2", "ece", "brier", "log_loss")
 
 

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strokect.calibration_drift import calibration_figures
+from strokect.comparison import CANNOT_TELL, NOT_ESTIMABLE
 from strokect.edges import all_or_none
 from strokect.shift_reference import BIN_WIDTH, HEAD, cells, chance_at, cumulative, distance, per_patient
 from strokect.statistics import CHUNK, bootstrap_weights, estimate_share
 
 Floats = NDArray[np.float64]
-CANNOT_TELL = "cannot tell"
 SMALLEST = 0.0005  # distance that three decimals show: below it no row
 FIGURES = ("roc_auc", "sensitivity", "specificity", "brier", "ece")
 PARTS = {
@@ -84,7 +84,7 @@ def difference(external: dict[str, Any] | None, development: dict[str, Any] | No
     entry: dict[str, Any] = {"external": external, "development": development, "difference": None, "ci95": None}
     estimates = (external, development)
     if any(e is None or e["value"] is None or e["ci95"] is None for e in estimates):
-        return entry | {"verdict": "not estimable"}
+        return entry | {"verdict": NOT_ESTIMABLE}
     assert external is not None and development is not None
     e, (e_low, e_high) = external["value"], external["ci95"]
     d, (d_low, d_high) = development["value"], development["ci95"]
@@ -111,7 +111,7 @@ def _intensity(found: External, known: dict[str, Any], counts: NDArray[np.int64]
         blocks = (counts[i : i + CHUNK] @ sums for i in range(0, len(counts), CHUNK))
         drawn = np.concatenate([distance(name, cumulative(block), there) for block in blocks])
         interval = [float(x) for x in np.nanpercentile(drawn, [2.5, 97.5])] if np.isfinite(drawn).any() else None
-        verdict = "not estimable" if not math.isfinite(value) else "differs" if value > limit else CANNOT_TELL
+        verdict = NOT_ESTIMABLE if not math.isfinite(value) else "differs" if value > limit else CANNOT_TELL
         kind = "Wasserstein, grey levels" if name == HEAD else "Kolmogorov–Smirnov"
         report[name] = {"distance": kind, "value": value if math.isfinite(value) else None, "ci95": interval, "chance": limit}
         report[name]["verdict"] = verdict
@@ -157,7 +157,7 @@ def _calibration(
     development = known["calibration"] if known else {}
     for name, figure in calibration_figures(found.labels, found.probability, counts, index).items():
         should_be = 0.0 if name == "in_the_large" else 1.0
-        verdict = "not estimable" if figure["value"] is None else CANNOT_TELL
+        verdict = NOT_ESTIMABLE if figure["value"] is None else CANNOT_TELL
         if figure["ci95"]:
             verdict = direction(figure["ci95"][0], figure["ci95"][1], at=should_be)
         report[name] = {**figure, "should_be": should_be, "development": development.get(name), "verdict": verdict}

@@ -31,8 +31,9 @@ TableRows = list[tuple[int, dict[str, str]]]  # (row as an editor counts it, {co
 def read_table(path: Path, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> TableRows:
     """The rows of a UTF-8 file, with or without a byte order mark, separated by one of SEPARATORS: the one that its header has.
 
-    Columns beyond those named are ignored. Raises DataError for a missing file or column, a column named twice, text that is not
-    UTF-8 and a row of another length. No message quotes a value: it may be a patient's.
+    Columns beyond those named are ignored. Raises DataError for a missing file or column, a column named twice or but for case,
+    blanks and underscores like a known one that is not there, text that is not UTF-8 and a row of another length. No message
+    quotes a value: it may be a patient's.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")

@@ -15,6 +15,8 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from strokect.decoding import DecodePool
+
 ROOT = Path(__file__).parent.parent
 TINY_FOLDS = (0, 1)
 
@@ -106,3 +108,12 @@ def realdata() -> Path:
     if not folder.is_dir():
         pytest.skip("real CT slices are not on this machine (STROKECT_REALDATA)")
     return folder
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[DecodePool]:
+    """One decoder, ready."""
+    decoders = DecodePool(1, 20, 256)
+    decoders.wait_ready(float("inf"))
+    yield decoders
+    decoders.close()

@@ -4,7 +4,6 @@ import dataclasses
 import io
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel
@@ -140,14 +139,6 @@ def test_without_cropping_the_models_see_the_padded_square(shape: tuple[int, int
 
 
 # --- the same in training and service
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[DecodePool]:
-    decoders = DecodePool(1, 20, 256)
-    decoders.wait_ready(float("inf"))
-    yield decoders
-    decoders.close()
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 
 from strokect.engine import FoldModel
 from strokect.files import read_json, sha256_file, write_json
-from strokect.network import build_network, describe_network
+from strokect.network import FoldNet, build_network, describe_network
 from strokect.onnx_export import export_fold
 from strokect.phantom import make_cohort, window
 from strokect.quantisation import FLOAT_CONVOLUTIONS, float_nodes, quantise
@@ -30,17 +30,22 @@ def images() -> np.ndarray:
     return np.stack([window(piece.hu)[None] for piece in make_cohort(patients=4, slices=6, size=SIZE, seed=0)])
 
 
-@pytest.fixture(scope="module")
-def floating(tmp_path_factory: pytest.TempPathFactory, images: np.ndarray) -> Path:
-    """An exported EfficientNet-Lite0 with ImageNet weights and a head along which slices differ most, as a trained one has."""
-    folder = tmp_path_factory.mktemp("float")
-    net = build_network("tf_efficientnet_lite0", "package", 0.2).eval()
+def export(net: FoldNet, images: np.ndarray, folder: Path) -> None:
+    """With a head along which slices differ most, as a trained one has."""
     with torch.inference_mode():
         features = net.features(torch.from_numpy(images[::2]))[0]
     net.head.weight.data = torch.linalg.svd(features - features.mean(0)).Vh[:1].clone()
     export_fold(net, folder, channels=1, size=SIZE)
     sidecar = {"schema": 1, "image_size": SIZE, "channels": 1, "classes": ["normal", "stroke"], "target": "t"}
     write_json(folder / "model.json", {**sidecar, **describe_network(net)})
+
+
+@pytest.fixture(scope="module")
+def floating(tmp_path_factory: pytest.TempPathFactory, images: np.ndarray) -> Path:
+    """An exported EfficientNet-Lite0 with ImageNet weights."""
+    folder = tmp_path_factory.mktemp("float")
+    net = build_network("tf_efficientnet_lite0", "package", 0.2).eval()
+    export(net, images, folder)
     return folder
 
 
@@ -103,12 +108,7 @@ def test_what_joins_a_slice_and_its_mirror_stays_in_float(images: np.ndarray, tm
     torch.manual_seed(0)
     net = build_network("tf_efficientnet_lite0", "package", 0.2, symmetry=True).eval()
     torch.nn.init.normal_(net.backbone.conv_stem.mirrored.weight, std=0.05)
-    with torch.inference_mode():
-        features = net.features(torch.from_numpy(images[::2]))[0]
-    net.head.weight.data = torch.linalg.svd(features - features.mean(0)).Vh[:1].clone()
-    export_fold(net, tmp_path, channels=1, size=SIZE)
-    sidecar = {"schema": 1, "image_size": SIZE, "channels": 1, "classes": ["normal", "stroke"], "target": "t"}
-    write_json(tmp_path / "model.json", {**sidecar, **describe_network(net)})
+    export(net, images, tmp_path)
     plain = FoldModel(tmp_path)
     graph = onnx.load(tmp_path / "model.onnx")
     kinds = {node.op_type for node in graph.graph.node if node.name in float_nodes(graph)}

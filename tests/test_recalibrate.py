@@ -19,11 +19,12 @@ from stages import external, recalibrate
 from stages.build_bento import self_test_slice
 from strokect.calibration import Calibrator, sigmoid
 from strokect.calibration_fit import fit_calibrator, log_loss
+from strokect.comparison import verdict
 from strokect.errors import DataError, NotEstimableError
 from strokect.files import read_json, write_json
 from strokect.predictor import Predictor
 from strokect.recalibration import Answers, Cases, after, before, check_cases, fit_ensemble, fit_site
-from strokect.recalibration_figures import paired_figures, verdict
+from strokect.recalibration_figures import of_the_second, paired_figures
 from strokect.release import OperatingPoint, load_release
 from strokect.release_writer import write_release
 
@@ -293,7 +294,7 @@ def test_from_the_pipeline_to_a_site_and_back(pipeline: Path, tmp_path: Path) ->
     ],
 )
 def test_what_is_said_of_a_change(name: str, interval: list[float] | None, said: str) -> None:
-    assert verdict(name, interval) == said
+    assert of_the_second(verdict(name, interval)) == said
 
 
 def test_a_calibration_error_that_is_mended_is_said_to_be_better() -> None:

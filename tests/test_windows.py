@@ -3,7 +3,6 @@
 import dataclasses
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -39,14 +38,6 @@ from strokect.release_writer import write_release
 from strokect.series import arrange, read_series
 from strokect.slices import decode, load_slice, model_input, picture_of_hu, resize_slice
 from strokect.sources import raw_pictures, read_source
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[DecodePool]:
-    decoders = DecodePool(1, 20, 256)
-    decoders.wait_ready(float("inf"))
-    yield decoders
-    decoders.close()
 
 
 @pytest.fixture(scope="module")
