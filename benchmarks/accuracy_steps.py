@@ -30,6 +30,7 @@ class Step:
 SMALL = {"data.image_size": 96, "train.epochs": 8, "hnm.enabled": "false", "train.augment.bleeds": 0, "model.frozen_stages": 0}
 FROZEN = SMALL | {"model.frozen_stages": 2}
 BLEEDS = FROZEN | {"train.augment.bleeds": 0.25}
+CROPPED = BLEEDS | {"data.crop": "head"}
 # DVC knows a weights file by its name only: other commands below, another name.
 PRETRAINED = ".strokect/phantom-200.safetensors"
 PRETRAIN = (
@@ -41,20 +42,20 @@ STEPS = {
     "base": Step("Lite0 at 96 px, 8 epochs, no mining", None, SMALL),
     "frozen": Step("stem and first two stages keep their ImageNet weights", "base", FROZEN, kept_for="its time"),
     "bleeds": Step("a quarter of the negative training slices gets a synthetic bleed", "frozen", BLEEDS),
-    "bleeds-half": Step("half of them", "bleeds", BLEEDS | {"train.augment.bleeds": 0.5}),
     "sequence": Step("slices judged with their neighbours: for whole series only", "bleeds", BLEEDS | IN_SERIES),
-    "hnm": Step("mining of hard slices after training", "bleeds", BLEEDS | {"hnm.enabled": "true"}),
-    "cross-entropy": Step("cross-entropy in place of focal loss", "bleeds", BLEEDS | {"train.loss": "cross_entropy"}),
-    "epochs-16": Step("twice the epochs", "bleeds", BLEEDS | {"train.epochs": 16}),
-    "128-px": Step("128 px", "bleeds", BLEEDS | {"data.image_size": 128}),
-    "mixup": Step("slices blended in pairs (mixup, α 0.2)", "bleeds", BLEEDS | {"train.mixup_alpha": 0.2}),
-    "layer-decay": Step("each block learns at 0.9 of the rate of the next", "bleeds", BLEEDS | {"train.layer_decay": 0.9}),
-    "symmetry": Step("the mirrored slice as a second input", "bleeds", BLEEDS | {"model.symmetry": "true"}),
-    "head-crop": Step("each slice cut to its head", "bleeds", BLEEDS | {"data.crop": "head"}),
-    "auxiliary": Step("haemorrhage types and fractures learned beside the label", "bleeds", BLEEDS | {"train.auxiliary": 0.3}),
-    "augment-2": Step("augmentation of twice the strength", "bleeds", BLEEDS | {"train.augment.strength": 2}),
+    "head-crop": Step("each slice cut to its head", "bleeds", CROPPED),
+    "bleeds-half": Step("synthetic bleeds in half of the negative slices", "head-crop", CROPPED | {"train.augment.bleeds": 0.5}),
+    "hnm": Step("mining of hard slices after training", "head-crop", CROPPED | {"hnm.enabled": "true"}),
+    "cross-entropy": Step("cross-entropy in place of focal loss", "head-crop", CROPPED | {"train.loss": "cross_entropy"}),
+    "epochs-16": Step("twice the epochs", "head-crop", CROPPED | {"train.epochs": 16}),
+    "128-px": Step("128 px", "head-crop", CROPPED | {"data.image_size": 128}),
+    "mixup": Step("slices blended in pairs (mixup, α 0.2)", "head-crop", CROPPED | {"train.mixup_alpha": 0.2}),
+    "layer-decay": Step("each block learns at 0.9 of the rate of the next", "head-crop", CROPPED | {"train.layer_decay": 0.9}),
+    "symmetry": Step("the mirrored slice as a second input", "head-crop", CROPPED | {"model.symmetry": "true"}),
+    "auxiliary": Step("haemorrhage types and fractures learned beside the label", "head-crop", CROPPED | {"train.auxiliary": 0.3}),
+    "augment-2": Step("augmentation of twice the strength", "head-crop", CROPPED | {"train.augment.strength": 2}),
     "phantom-pretrained": Step(
-        "trained on 200 patients of the phantom first", "bleeds", BLEEDS | {"model.weights": PRETRAINED}, before=PRETRAIN
+        "trained on 200 patients of the phantom first", "head-crop", CROPPED | {"model.weights": PRETRAINED}, before=PRETRAIN
     ),
 }
 HEADLINES = ("bleeds", "sequence")  # of slices that come alone, and of whole series: the same networks
