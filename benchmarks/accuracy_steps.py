@@ -52,7 +52,9 @@ STEPS = {
     "mixup": Step("slices blended in pairs (mixup, α 0.2)", "head-crop", CROPPED | {"train.mixup_alpha": 0.2}),
     "layer-decay": Step("each block learns at 0.9 of the rate of the next", "head-crop", CROPPED | {"train.layer_decay": 0.9}),
     "symmetry": Step("the mirrored slice as a second input", "head-crop", CROPPED | {"model.symmetry": "true"}),
-    "auxiliary": Step("haemorrhage types and fractures learned beside the label", "head-crop", CROPPED | {"train.auxiliary": 0.3}),
+    "auxiliary": Step(
+        "haemorrhage types and fractures learned beside the label", "head-crop", CROPPED | {"train.auxiliary": 0.3}
+    ),
     "augment-2": Step("augmentation of twice the strength", "head-crop", CROPPED | {"train.augment.strength": 2}),
     "phantom-pretrained": Step(
         "trained on 200 patients of the phantom first", "head-crop", CROPPED | {"model.weights": PRETRAINED}, before=PRETRAIN
