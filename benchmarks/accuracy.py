@@ -7,6 +7,7 @@ cached are restored, not repeated, and a killed run resumes, so the command can 
 
 import argparse
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from strokect.edges import Scale
 from strokect.errors import DataError, run_stage
 from strokect.files import read_json, write_json, write_text
 from strokect.preflight import check_raw_data
+from strokect.report_facts import revision
 from strokect.reporting import figure_text
 from strokect.statistics import bootstrap_weights, estimate, estimate_auc, patients_of_rarer
 
@@ -41,6 +43,16 @@ def command(name: str) -> str:
     overrides = {"profile": PROFILE, **step.overrides, "split.seed": seed}
     run = " ".join(["dvc exp run tune_threshold", *(f"-S {key}={value}" for key, value in overrides.items())])
     return " && ".join([*step.before, run])
+
+
+def with_predecessors(asked: Iterable[str]) -> list[str]:
+    """`asked`, before each the step that it is compared with, where that is not asked for and its scores are not here."""
+    ordered: list[str] = []
+    for name in asked:
+        against = STEPS[name].against if name in STEPS else None
+        missing = [against] if against and not (SCORES / f"{against}.csv").is_file() else []
+        ordered += [each for each in (*missing, name) if each not in ordered]
+    return ordered
 
 
 def log_losses(scores: pd.DataFrame) -> np.ndarray:
@@ -74,6 +86,7 @@ def collect(name: str) -> dict[str, Any]:
         slice_auc = auc_with_interval(scores)
     losses = log_losses(scores)
     scores.to_csv(SCORES / f"{name}.csv", index=False)
+    commit, changed = revision(Path())
     histories = [pd.read_csv(path) for path in sorted(Path("models").glob("*/*/history.csv"))]
     found: dict[str, Any] = {
         "command": command(name),
@@ -83,6 +96,7 @@ def collect(name: str) -> dict[str, Any]:
         "patient": {"roc_auc": metrics["patient"]["roc_auc"]},
         **{key: metrics[key] for key in ("n_slices", "n_patients", "n_positive_patients", "data_sha256", "device", "target")},
         "interval": metrics["interval"],
+        "commit": commit + " and uncommitted changes" * changed,
     }
     against = STEPS[name].against if name in STEPS else None
     if against and (SCORES / f"{against}.csv").is_file():
@@ -99,17 +113,22 @@ def main(arguments: list[str] | None = None) -> None:
     """Run what is asked for (all by default), then write the page from every run that is there."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="run", help=f"which of {', '.join(runs())}; all by default")
-    names = parser.parse_args(arguments).names or list(runs())
-    if unknown := set(names) - set(runs()):
+    asked = parser.parse_args(arguments).names or list(runs())
+    if unknown := set(asked) - set(runs()):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(runs())}")
     check_raw_data("kaggle_ct_ich", Path("data/raw/kaggle_ct_ich"))
     SCORES.mkdir(parents=True, exist_ok=True)
+    names = with_predecessors(asked)
+    if further := [name for name in names if name not in asked]:
+        print(f"run too, as what is asked for is compared with it slice by slice: {', '.join(further)}", flush=True)
     for name in names:
         print(f"== {command(name)}", flush=True)
         for part in command(name).split(" && "):
             if subprocess.run(part.split(), check=False).returncode:
                 raise DataError(f"`{part}` failed; its message is above. Give the command again to resume")
-        write_json(RESULTS / f"{name}.json", collect(name))
+        found = collect(name)
+        if name in asked:  # what has run for the comparison only has nothing to be compared with itself
+            write_json(RESULTS / f"{name}.json", found)
         write_text(RESULTS.with_suffix(".md"), render(read_results()))
 
 
@@ -153,6 +172,12 @@ def render(made: dict[str, dict[str, Any]]) -> str:
         difference = f"{_signed(run['against']['log_loss_difference'])} to `{step.against}`" if "against" in run else "–"
         cells = [f"`{name}`", step.change, figure_text(run["log_loss"]), difference, *_aucs(run), str(run["training_minutes"])]
         lines.append(f"| {' | '.join([*cells, verdict(run, step.kept_for)])} |")
+    looked_at = [name for name in STEPS if name in made and STEPS[name].against]
+    lines += [
+        "",
+        f"{len(looked_at)} changes were looked at on this one split, and where the interval of a difference holds 0 it could be",
+        "chance: the lowest log loss of so many is too low for what it will be elsewhere. The headline is of other split seeds.",
+    ]
     headline = {name: run for name, run in made.items() if name not in STEPS}
     if headline:
         lines += ["", "## Headline: split seeds on which nothing was chosen", ""]

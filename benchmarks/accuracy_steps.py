@@ -44,11 +44,16 @@ STEPS = {
     "bleeds": Step("a quarter of the negative training slices gets a synthetic bleed", "frozen", BLEEDS),
     "sequence": Step("slices judged with their neighbours: for whole series only", "bleeds", BLEEDS | IN_SERIES),
     "head-crop": Step("each slice cut to its head", "bleeds", CROPPED),
+    "head-crop-sequence": Step("slices judged with their neighbours: for whole series only", "head-crop", CROPPED | IN_SERIES),
     "bleeds-half": Step("synthetic bleeds in half of the negative slices", "head-crop", CROPPED | {"train.augment.bleeds": 0.5}),
     "hnm": Step("mining of hard slices after training", "head-crop", CROPPED | {"hnm.enabled": "true"}),
     "cross-entropy": Step("cross-entropy in place of focal loss", "head-crop", CROPPED | {"train.loss": "cross_entropy"}),
     "epochs-16": Step("twice the epochs", "head-crop", CROPPED | {"train.epochs": 16}),
     "128-px": Step("128 px", "head-crop", CROPPED | {"data.image_size": 128}),
+    "gamma-2": Step("focal loss of γ 2 in place of 1", "head-crop", CROPPED | {"train.focal_gamma": 2}),
+    "no-smoothing": Step("no label smoothing in place of 0.05", "head-crop", CROPPED | {"train.label_smoothing": 0}),
+    "no-averaging": Step("the last weights in place of their moving average", "head-crop", CROPPED | {"train.ema_decay": 0}),
+    "one-view": Step("the slice alone, without its mirror image", "head-crop", CROPPED | {"export.views": "[identity]"}),
     "mixup": Step("slices blended in pairs (mixup, α 0.2)", "head-crop", CROPPED | {"train.mixup_alpha": 0.2}),
     "layer-decay": Step("each block learns at 0.9 of the rate of the next", "head-crop", CROPPED | {"train.layer_decay": 0.9}),
     "symmetry": Step("the mirrored slice as a second input", "head-crop", CROPPED | {"model.symmetry": "true"}),
@@ -57,7 +62,11 @@ STEPS = {
     ),
     "augment-2": Step("augmentation of twice the strength", "head-crop", CROPPED | {"train.augment.strength": 2}),
     "phantom-pretrained": Step(
-        "trained on 200 patients of the phantom first", "head-crop", CROPPED | {"model.weights": PRETRAINED}, before=PRETRAIN
+        "trained on 160 patients of the phantom first (a fold of 200)",
+        "head-crop",
+        CROPPED | {"model.weights": PRETRAINED},
+        before=PRETRAIN,
     ),
 }
-HEADLINES = ("bleeds", "sequence")  # of slices that come alone, and of whole series: the same networks
+# Of slices that come alone, and of whole series by the same networks; the first is BEST.
+HEADLINES = ("head-crop", "head-crop-sequence", "bleeds", "sequence")

@@ -114,7 +114,7 @@ def train(
 
     every = max(1, params.epochs * trainer.steps_per_epoch // TRACKED_STEPS)
     tracker.slices("augmented training slices", lambda: some_augmented(task, params))
-    progress = trainer.run(report, tracker.step, every=every)
+    progress = trainer.run(report, tracker.step if tracker.listens else None, every=every)
     name, together = device_name(trainer.device), trainer.world.size
     return trainer.ema.module, progress, name if together == 1 else f"{together} × {name}"
 

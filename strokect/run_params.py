@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 if TYPE_CHECKING:
     from strokect.params import Params
@@ -68,7 +68,8 @@ def run_rules(p: Params) -> list[Rule]:
         (bool(s.study.strip()), "search.study", "a name"),
         (bool(s.storage.strip()), "search.storage", "the path of a journal file or a database URL"),
         (
-            "://" not in s.storage or urlsplit(s.storage).password is None,
+            "://" not in s.storage
+            or (urlsplit(s.storage).password is None and "password" not in parse_qs(urlsplit(s.storage).query)),
             "search.storage",
             "without a password, as params.yaml is in git: ~/.pgpass or PGPASSWORD gives it to PostgreSQL",
         ),

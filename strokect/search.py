@@ -12,12 +12,15 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import optuna
+import yaml
 from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
 from optuna.trial import TrialState
 
+from strokect.conf import settings_of
 from strokect.errors import DataError, TrainingError, run_stage
 from strokect.files import read_json, sha256_file
 from strokect.fold import device_name
@@ -25,13 +28,14 @@ from strokect.manifest import Prepared, load_prepared
 from strokect.params import Params, load_params
 from strokect.run_params import SearchParams
 from strokect.search_report import PLOTS, RESULT, Counts, best_trial, count, write_report
-from strokect.search_space import Values, current_values, overrides, suggest, what_stays, with_values
+from strokect.search_space import KEYS, Values, current_values, overrides, suggest, what_stays, with_values
 from strokect.search_trial import FailedTrialError, make_tuning_set, train_trial
 from strokect.search_workers import ERROR, Workers, open_storage, sign
 from strokect.splits import SPLIT, read_split
 from strokect.tracking import Tracker, start_tracker
 from strokect.training import pick_device
 
+PARAMS = Path("params.yaml")
 POLL_S = 1.0
 HOPELESS = 3  # failed trials before any that worked
 Objective = Callable[[Values, str, Callable[[int, float], None]], float]  # values, name, report(epoch, value) → value
@@ -97,15 +101,15 @@ class Search:
         self.taken = self.crash = None
         try:
             self.study.optimize(self._one, n_trials=1, catch=(FailedTrialError,))
-        except KeyboardInterrupt:
+        except BaseException as error:
+            # Optuna's way to say that the trial has been ended by somebody else.
+            if isinstance(error, UpdateFinishedTrialError | ValueError) and self.crash is None and self.taken is not None:
+                print(f"trial {self.taken}: not heard of for too long, another worker has it now", flush=True)
+                return
+            # Stopped, or a fault of this process or machine, which says nothing of the trial's values.
             if self.taken is not None and self.study.trials[self.taken].state is TrialState.FAIL:
                 self.workers.give_back(self.study, self.taken)
             raise
-        except (UpdateFinishedTrialError, ValueError):  # Optuna's way to say that the trial has been ended by somebody else
-            if self.crash is not None or self.taken is None:
-                raise
-            print(f"trial {self.taken}: not heard of for too long, another worker has it now", flush=True)
-            return
         self._show(count(self.study))
 
     def _one(self, trial: optuna.Trial) -> float:
@@ -204,10 +208,11 @@ def run_search(params: Params, prepared: Prepared, study: optuna.Study, workers:
 
 
 def winning_command(result: dict[str, Any], more: list[str]) -> list[str]:
-    """The `dvc exp run` that trains with the winner of metrics/search.json. Raises DataError where there is none."""
+    """The `dvc exp run` that trains what was searched, with the winner of metrics/search.json. Raises DataError without one."""
     if result["best"] is None:
         raise DataError(f"{RESULT}: no trial is complete yet; run `make search` first")
-    settings = [part for override in overrides(result["best"]["params"]) for part in ("-S", override)]
+    given = [*result["settings"], *overrides(result["best"]["params"])]
+    settings = [part for setting in given for part in ("-S", setting)]
     return ["dvc", "exp", "run", *settings, *more]
 
 
@@ -226,7 +231,8 @@ def main() -> None:
     params, prepared, study, workers = prepare_search()
     if not args.report:
         run_search(params, prepared, study, workers)
-    result = write_report(study, params, prepared)
+    searched = yaml.safe_load(PARAMS.read_text(encoding="utf-8"))
+    result = write_report(study, params, prepared, settings_of(searched, without=(*KEYS.values(), "search")))
     print(f"{RESULT} and {PLOTS}/ written: {json.dumps(result['n_trials'])}")
     if result["best"] is not None:
         print(f"best: {result['best']['value']:.4f} (trial {result['best']['trial']}); a run with it:")

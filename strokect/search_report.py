@@ -1,8 +1,9 @@
 """What a search found: metrics/search.json and the pictures in reports/search/."""
 
+import fcntl
 import platform
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from strokect.search_workers import ERROR, history
 from strokect.splits import SPLIT
 
 RESULT, PLOTS = Path("metrics/search.json"), Path("reports/search")
+TURN = Path(".strokect/search/report.turn")  # locked while writing them
 MIN_FOR_IMPORTANCE = 4  # complete trials; with fewer, fANOVA has next to nothing to split
 
 
@@ -69,14 +71,15 @@ def importance(study: optuna.Study, seed: int) -> dict[str, float] | None:
     return {name: round(value, 4) for name, value in found.items()}
 
 
-def search_result(study: optuna.Study, params: Params, prepared: Prepared) -> dict[str, Any]:
-    """metrics/search.json."""
+def search_result(study: optuna.Study, params: Params, prepared: Prepared, settings: Sequence[str]) -> dict[str, Any]:
+    """metrics/search.json. `settings`: see `conf.settings_of`; with the winner's they make the run that was searched for."""
     best, search = best_trial(study), params.search
     trials = study.get_trials(deepcopy=False)
     baseline = [trial for trial in trials if trial.user_attrs.get("baseline") and trial.state is TrialState.COMPLETE]
     return {
         "objective": OBJECTIVE,
         "best": None if best is None else {"trial": best.number, "value": best.value, "params": values_of(best)},
+        "settings": list(settings),
         "baseline": {"value": baseline[0].value, "params": values_of(baseline[0])} if baseline else None,
         "n_trials": asdict(count(study)),
         "n_retries": sum(bool(history(trial)) for trial in trials),
@@ -108,12 +111,15 @@ def _seconds(trials: Iterable[FrozenTrial]) -> list[float]:
     return [trial.duration.total_seconds() for trial in trials if trial.state.is_finished() and trial.duration is not None]
 
 
-def write_report(study: optuna.Study, params: Params, prepared: Prepared) -> dict[str, Any]:
-    """Write metrics/search.json and the plots; returns the former."""
-    result = search_result(study, params, prepared)
-    write_json(RESULT, result)
-    with atomic_folder(PLOTS) as folder:
-        draw(study, params.search.seed, folder)
+def write_report(study: optuna.Study, params: Params, prepared: Prepared, settings: Sequence[str] = ()) -> dict[str, Any]:
+    """Write metrics/search.json and the plots; returns the former. Workers of one folder end together and take turns here."""
+    result = search_result(study, params, prepared, settings)
+    TURN.parent.mkdir(parents=True, exist_ok=True)
+    with TURN.open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        write_json(RESULT, result)
+        with atomic_folder(PLOTS) as folder:
+            draw(study, params.search.seed, folder)
     return result
 
 

@@ -3,6 +3,7 @@
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from strokect.conf import as_override
 from strokect.params import ModelParams, Params, TrainParams
 
 if TYPE_CHECKING:
@@ -86,6 +87,5 @@ def what_stays(params: Params) -> dict[str, Any]:
 
 
 def overrides(values: Values) -> list[str]:
-    """`train.learning_rate=0.0003` and so on: decimal, because YAML 1.1 reads 3e-05 as text."""
-    texts = {name: str(value) if isinstance(value, int) else f"{value:.10f}".rstrip("0") for name, value in values.items()}
-    return [f"{KEYS[name]}={text + '0' if text.endswith('.') else text}" for name, text in texts.items()]
+    """`train.learning_rate=0.0003` and so on."""
+    return [f"{KEYS[name]}={as_override(value)}" for name, value in values.items()]

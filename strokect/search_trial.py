@@ -73,17 +73,20 @@ def train_trial(given: TuningSet, values: Values, name: str, report: Callable[[i
     All folds do an epoch before any does the next, so that every value is about all of them. A trial that was killed goes on
     from the folds' checkpoints. Raises FailedTrialError when these values cannot be trained with.
     """
-    trainers = [_trainer(given, values, name, fold) for fold in given.params.search.folds]
+    trainers: list[Trainer] = []
     value = np.nan
     try:
+        trainers += [_trainer(given, values, name, fold) for fold in given.params.search.folds]
         for epoch in range(1, given.params.train.epochs + 1):
             for trainer in trainers:
                 _train_until(trainer, epoch)
             if all(trainer.progress.epoch == epoch for trainer in trainers):  # otherwise reported before it was killed
                 value = calibrated_log_loss(given, _held_out_logits(given, trainers))
                 report(epoch, value)
-    except Exception:  # not KeyboardInterrupt: that trial goes on later
+    except Exception as error:  # not KeyboardInterrupt: that trial goes on later
         _forget(trainers)
+        if isinstance(error, torch.OutOfMemoryError):  # wherever: all folds are on the device at once
+            raise FailedTrialError(str(error)) from error
         raise
     _forget(trainers)
     return value
@@ -105,7 +108,7 @@ def _trainer(given: TuningSet, values: Values, name: str, fold: int) -> Trainer:
 def _train_until(trainer: Trainer, epoch: int) -> None:
     try:
         trainer.run(until=epoch)
-    except (TrainingError, torch.OutOfMemoryError) as error:
+    except TrainingError as error:
         raise FailedTrialError(str(error)) from error
 
 

@@ -34,6 +34,8 @@ SHAPING = ("split", "model", "train", "hnm")  # sections that make the fold mode
 class Tracker:
     """The tracker of `tracking.wandb: disabled`, and the interface of the other: takes everything, says nothing."""
 
+    listens = False  # whether it is worth waiting for figures that are still on a GPU
+
     def step(self, row: Mapping[str, float]) -> None:
         """One optimiser step: `step` (counted from 1 over the whole run) and its figures."""
 
@@ -64,6 +66,8 @@ class Tracker:
 
 class WandbTracker(Tracker):
     """A W&B run. `run_file` remembers its id until it has finished, so that a killed and resumed run goes on under that id."""
+
+    listens = True
 
     def __init__(self, params: TrackingParams, about: Mapping[str, Any], run_file: Path | None):
         self.params, self.run_file, self.name = params, run_file, about["name"]

@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
+from strokect import conf
 from strokect.decoding import DecodePool
 
 ROOT = Path(__file__).parent.parent
@@ -23,10 +22,7 @@ TINY_FOLDS = (0, 1)
 
 def composed(*overrides: str) -> dict[str, Any]:
     """params.yaml as `dvc exp run -S …` would write it; the workspace's own may be that of another run."""
-    with initialize_config_dir(str(ROOT / "conf"), version_base=None):
-        config = OmegaConf.to_object(compose("config", overrides=list(overrides)))
-    assert isinstance(config, dict)
-    return config  # type: ignore[return-value]
+    return conf.composed(*overrides, conf=ROOT / "conf")
 
 
 def committed(path: str) -> str:

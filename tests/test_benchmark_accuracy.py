@@ -66,6 +66,7 @@ def test_what_a_step_needs_is_made_first_and_an_error_in_it_ends_the_run(monkeyp
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(accuracy, "check_raw_data", lambda *where: None)
     made: list[str] = []
+    write_scores(STEPS["phantom-pretrained"].against)
 
     def fail_at_third(parts: list[str], check: bool) -> SimpleNamespace:
         made.append(" ".join(parts))
@@ -77,6 +78,34 @@ def test_what_a_step_needs_is_made_first_and_an_error_in_it_ends_the_run(monkeyp
     step = STEPS["phantom-pretrained"]
     assert made[:2] == list(step.before) and len(made) == 3
     assert made[1].endswith(f" {step.overrides['model.weights']}")
+
+
+def write_scores(name: str | None) -> None:
+    accuracy.SCORES.mkdir(parents=True, exist_ok=True)
+    (accuracy.SCORES / f"{name}.csv").touch()
+
+
+def test_a_step_on_its_own_runs_what_it_is_compared_with_but_leaves_its_row_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Scores of single slices are not in the repository: a clone has none."""
+    monkeypatch.chdir(tmp_path)
+    made: list[str] = []
+    monkeypatch.setattr(accuracy, "check_raw_data", lambda *where: None)
+    monkeypatch.setattr(accuracy.subprocess, "run", lambda parts, check: SimpleNamespace(returncode=0))
+    monkeypatch.setattr(accuracy, "render", lambda results: ", ".join(results))
+
+    def collect(name: str) -> dict[str, Any]:
+        made.append(name)
+        write_scores(name)
+        return run()
+
+    monkeypatch.setattr(accuracy, "collect", collect)
+    name, step = next((name, step) for name, step in STEPS.items() if step.against)
+    for _ in range(2):
+        accuracy.main([name])
+    assert made == [step.against, name, name]
+    assert [path.stem for path in accuracy.RESULTS.iterdir()] == [name]
 
 
 def test_log_loss_of_worked_probabilities() -> None:

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 import optuna
 import pandas as pd
 import pytest
+import torch
 import yaml
 from conftest import ROOT, composed, copy_repository, run, tiny_params, workspace
 from optuna.trial import TrialState
@@ -27,6 +29,7 @@ from sklearn.metrics import log_loss as sklearn_log_loss
 from test_dvc import shell
 from test_training import fake_net
 
+from strokect.conf import settings_of
 from strokect.errors import DataError, ParamsError, TrainingError
 from strokect.files import read_json, write_json
 from strokect.manifest import Prepared, load_prepared
@@ -143,6 +146,24 @@ def test_a_trial_taken_but_not_signed_is_not_lost(tmp_path: Path, kind: str) -> 
     assert count(study).done == 3
 
 
+@pytest.mark.parametrize("kind", ["journal", "database"])
+def test_the_trial_of_a_worker_that_breaks_is_tried_again(tmp_path: Path, kind: str) -> None:
+    params = search_params(tmp_path, trials=3)
+    if kind == "database":
+        params = replace(params, search=replace(params.search, storage=f"sqlite:///{tmp_path}/search.db"))
+
+    def broken(values: Values, name: str, report: Callable[[int, float], None]) -> float:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        work(params, broken)
+    study = work(params)
+    assert [history(trial) for trial in study.trials if history(trial)] == [[0]]
+    counts = count(study)
+    assert (counts.done, counts.abandoned, counts.failed) == (3, 1, 0)
+    assert any(trial.user_attrs.get("baseline") for trial in study.trials if trial.state is TrialState.COMPLETE)
+
+
 def test_values_that_kill_every_worker_are_given_up(tmp_path: Path) -> None:
     params = search_params(tmp_path, trials=2)
 
@@ -231,6 +252,7 @@ def test_trials_of_another_setting_are_refused_by_name(tmp_path: Path) -> None:
         ("folds", [5], "folds of split.folds"),
         ("folds", [], "folds of split.folds"),
         ("storage", "postgresql+psycopg://me:secret@host/db", "without a password"),
+        ("storage", "postgresql+psycopg://me@host/db?password=secret", "without a password"),
         ("storage", "sqlite:///x.db", "no SQLite"),
         ("ranges", {"learning_rate": [0.1, 0.01]}, r"search\.ranges\.learning_rate .* \[lowest, highest\]"),
         ("ranges", {"dropout": [0.0, 1.0]}, "from 0 to below 1"),
@@ -256,9 +278,47 @@ def test_the_winner_becomes_the_params_it_was_trained_with(tmp_path: Path) -> No
     path = tmp_path / "winner.yaml"
     path.write_text(yaml.safe_dump(written))
     load_params(path)
-    command = winning_command({"best": {"params": values}}, ["-S", "profile=ct_ich"])
-    assert command[:4] == ["dvc", "exp", "run", "-S"] and command[-1] == "profile=ct_ich"
+    command = winning_command({"best": {"params": values}, "settings": ["profile=ct_ich"]}, ["-S", "train.epochs=3"])
+    assert command[:5] == ["dvc", "exp", "run", "-S", "profile=ct_ich"] and command[-1] == "train.epochs=3"
     assert "train.learning_rate=0.0000123" in command
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        (),
+        ("profile=ct_ich",),
+        ("profile=tiny", "model=b3", "data.image_size=200"),
+        ("safety.refer_error_rate=0.000025", "data.crop=head", "data.folder.patient_regex='a \\'(b)'"),
+        ("data.windows=[{level_hu:40,width_hu:80},{level_hu:80,width_hu:200},{level_hu:40,width_hu:40}]", "split.folds=[0,1]"),
+    ],
+)
+def test_the_settings_of_what_was_searched_compose_to_it(settings: tuple[str, ...]) -> None:
+    params = composed(*settings, "search.trials=77", "train.learning_rate=0.5")
+    found = settings_of(params, without=("search", "train.learning_rate"), conf=ROOT / "conf")
+    usual = composed()
+    params["search"], params["train"]["learning_rate"] = usual["search"], usual["train"]["learning_rate"]
+    assert composed(*found) == params
+    assert len(found) <= len(settings) and (not settings or found)
+
+
+def test_a_report_of_another_worker_does_not_disturb_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two workers of one folder end at once; each would take the other's half-made plots for those of a dead process."""
+    study = work(search_params(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("strokect.search_report.search_result", lambda *given: {"best": None})
+
+    def slow(study: object, seed: int, folder: Path) -> None:
+        time.sleep(0.5)
+        (folder / "history.png").write_bytes(b"drawn")
+
+    monkeypatch.setattr("strokect.search_report.draw", slow)
+    params: Any = search_params(tmp_path)
+    with ThreadPoolExecutor(3) as pool:
+        for done in [pool.submit(write_report, study, params, None) for _ in range(3)]:  # type: ignore[arg-type]
+            done.result()
+    assert (tmp_path / "reports/search/history.png").read_bytes() == b"drawn"
+    assert not list((tmp_path / "reports").glob(".search*"))
 
 
 @pytest.fixture(scope="module")
@@ -322,6 +382,14 @@ def test_a_killed_trial_goes_on_where_it_was(cohort: tuple[Params, Prepared, Pat
     wild = TuningSet(replace(params, train=replace(params.train, clip_norm=1e30)), *list(vars(given).values())[1:])
     with pytest.raises(FailedTrialError, match="not finite"):
         train_trial(wild, values | {"learning_rate": 1e30}, "wild", lambda *row: None)
+    assert not list((folder / ".strokect/resume").glob("search-*"))
+
+    def too_much(*given: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("strokect.search_trial._held_out_logits", too_much)  # where all folds share the device
+    with pytest.raises(FailedTrialError, match="CUDA out of memory"):
+        train_trial(given, values, "large", lambda *row: None)
     assert not list((folder / ".strokect/resume").glob("search-*"))
 
 
@@ -465,10 +533,11 @@ def test_apply_runs_the_pipeline_with_the_winner(tmp_path: Path) -> None:
         "learning_rate": 0.0012, "weight_decay": 0.05, "dropout": 0.45, "batch_size": 32,
         "focal_gamma": 2.5, "label_smoothing": 0.1, "augment_strength": 0.5,
     }  # fmt: skip
-    write_json(tmp_path / "metrics/search.json", {"best": {"trial": 3, "value": 0.4, "params": values}})
-    apply = (sys.executable, "-m", "strokect.search", "--apply", "-S", "profile=tiny")
+    found = {"settings": ["profile=tiny"], "best": {"trial": 3, "value": 0.4, "params": values}}
+    write_json(tmp_path / "metrics/search.json", found)
+    apply = (sys.executable, "-m", "strokect.search", "--apply")
     said = shell(tmp_path, *apply, "train_fold@0")
-    assert said.startswith("dvc exp run -S train.learning_rate=0.0012 ") and "-S profile=tiny train_fold@0\n" in said
+    assert said.startswith("dvc exp run -S profile=tiny -S train.learning_rate=0.0012 ") and " train_fold@0\n" in said
     params = load_params(tmp_path / "params.yaml")
     assert params.data.phantom.patients == 20 and current_values(params) == values
     trained = read_json(tmp_path / "models/folds/0/model.json")

@@ -37,6 +37,7 @@ from strokect.run_params import TrackingParams
 from strokect.search_space import values_of
 from strokect.splits import SPLIT
 from strokect.tracking import PRIVATE, Tracker, WandbTracker, headline, run_group, start_tracker
+from strokect.training import Trainer
 
 PATIENT, FILE = "Mustermann^Erika^19530412", "ward7/Mustermann_Erika_slice_011.png"
 COHORT = {"source": "phantom", "labels": "slice", "image_size": 48, "data_sha256": "d" * 64}
@@ -441,6 +442,27 @@ def test_disabled_imports_no_wandb_and_takes_everything(params: Params, tmp_path
     assert list(tmp_path.glob("*.wandb")) == []
     code = "import sys, strokect.tracking; sys.exit('wandb' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_disabled_reads_no_loss_from_the_device_between_epochs(params: Params, tmp_path: Path) -> None:
+    """Reading one waits for everything before it on a GPU."""
+    read: list[torch.Tensor] = []
+    net = fake_net()
+    real = Trainer._step
+
+    class Watched(torch.Tensor):
+        def tolist(self) -> list[float]:
+            read.append(self)
+            return super().tolist()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_step", lambda self, *given: real(self, *given).as_subclass(Watched))
+        train(net, bright_or_dark(), params.train, fold=0, mine_epoch=0, resume=tmp_path / "r.pt")
+        assert not read
+        fake_wandb(patch)
+        with WandbTracker(OFFLINE, ABOUT, None) as tracker:
+            train(net, bright_or_dark(), params.train, fold=0, mine_epoch=0, resume=tmp_path / "s.pt", tracker=tracker)
+        assert read
 
 
 def test_pictures_to_show_leave_the_generators_alone(params: Params) -> None:
