@@ -302,6 +302,35 @@ def test_a_lost_process_ends_the_stage_soon_with_a_message_and_one_or_two_go_on(
 
 
 @pytest.mark.slow
+def test_two_machines_with_one_folder_train_what_one_process_does(tmp_path: Path) -> None:
+    """The commands of docs/multi-gpu.md, with this machine as both of two and its processors as their GPUs."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    params = two_process_params(learning_rate=0.0001)
+    params["train"].update(devices=1, epochs=1)
+    for name in ("one", "two"):
+        with workspace(tmp_path / name, params):
+            for stage in ("prepare", "audit", "split"):
+                run(stage)
+    options = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}"]
+    for stage in ("train_fold", "hnm"):
+        what = ["-m", f"stages.{stage}", "--fold", "0"]
+        done = subprocess.run([sys.executable, *what], cwd=tmp_path / "one", env=ENVIRONMENT, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
+        launcher = [sys.executable, "-m", "torch.distributed.run", *options, f"--rdzv-id=strokect-{stage}-0", *what]
+        pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        machines = [subprocess.Popen(launcher, cwd=tmp_path / "two", env=ENVIRONMENT, **pipes) for _ in range(2)]
+        said = [machine.communicate(timeout=300) for machine in machines]
+        assert [machine.returncode for machine in machines] == [0, 0], said
+        assert sum(output.count("epoch 1/1") for output, _ in said) == 1  # by process 0 of them all
+    for part in ("folds", "hnm"):
+        one, two = (pd.read_csv(tmp_path / name / f"models/{part}/0/history.csv") for name in ("one", "two"))
+        assert two["loss"].tolist() == pytest.approx(one["loss"].tolist(), rel=0.02), part
+    assert read_json(tmp_path / "two/models/folds/0/model.json")["device"] == "2 × cpu"
+
+
+@pytest.mark.slow
 def test_both_training_stages_on_two_processes_give_the_models_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     for devices in (1, 2):
