@@ -31,6 +31,7 @@ SMALL = {"data.image_size": 96, "train.epochs": 8, "hnm.enabled": "false", "trai
 FROZEN = SMALL | {"model.frozen_stages": 2}
 BLEEDS = FROZEN | {"train.augment.bleeds": 0.25}
 CROPPED = BLEEDS | {"data.crop": "head"}
+LARGER = CROPPED | {"data.image_size": 128}
 # DVC knows a weights file by its name only: other commands below, another name.
 PRETRAINED = ".strokect/phantom-200.safetensors"
 PRETRAIN = (
@@ -44,12 +45,12 @@ STEPS = {
     "bleeds": Step("a quarter of the negative training slices gets a synthetic bleed", "frozen", BLEEDS),
     "sequence": Step("slices judged with their neighbours: for whole series only", "bleeds", BLEEDS | IN_SERIES),
     "head-crop": Step("each slice cut to its head", "bleeds", CROPPED),
-    "head-crop-sequence": Step("slices judged with their neighbours: for whole series only", "head-crop", CROPPED | IN_SERIES),
+    "128-px": Step("128 px", "head-crop", LARGER),
+    "128-px-sequence": Step("slices judged with their neighbours: for whole series only", "128-px", LARGER | IN_SERIES),
     "bleeds-half": Step("synthetic bleeds in half of the negative slices", "head-crop", CROPPED | {"train.augment.bleeds": 0.5}),
     "hnm": Step("mining of hard slices after training", "head-crop", CROPPED | {"hnm.enabled": "true"}),
     "cross-entropy": Step("cross-entropy in place of focal loss", "head-crop", CROPPED | {"train.loss": "cross_entropy"}),
     "epochs-16": Step("twice the epochs", "head-crop", CROPPED | {"train.epochs": 16}),
-    "128-px": Step("128 px", "head-crop", CROPPED | {"data.image_size": 128}),
     "gamma-2": Step("focal loss of γ 2 in place of 1", "head-crop", CROPPED | {"train.focal_gamma": 2}),
     "no-smoothing": Step("no label smoothing in place of 0.05", "head-crop", CROPPED | {"train.label_smoothing": 0}),
     "no-averaging": Step("the last weights in place of their moving average", "head-crop", CROPPED | {"train.ema_decay": 0}),
@@ -69,4 +70,4 @@ STEPS = {
     ),
 }
 # Of slices that come alone, and of whole series by the same networks; the first is BEST.
-HEADLINES = ("head-crop", "head-crop-sequence", "bleeds", "sequence")
+HEADLINES = ("128-px", "128-px-sequence", "bleeds", "sequence")

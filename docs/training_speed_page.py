@@ -11,7 +11,9 @@ python -m benchmarks.train                      # b3@300 and b4@380 beside the p
 python -m benchmarks.train --five-folds         # Lite2@300, 20 epochs over 2,000 slices
 ```
 
-Each run adds its part to `metrics/bench/train.json`; `make readme` then takes it over into this page."""
+Each run adds its part to `metrics/bench/train.json`. Bring that file back into a checkout with an environment, where
+`make readme` takes it over into this page. The five folds are timed from reading slices to the last epoch; a stage also starts
+Python, imports torch and writes its scores, some seconds each time."""
 
 
 def training_speed_table(bench: dict[str, Any]) -> str:
@@ -40,6 +42,8 @@ def training_speed_page(bench: dict[str, Any]) -> str:
         "clipping and averaging. Ours is compared with the fastest form of the plain loop of the same precision.",
         "",
         training_speed_table(bench),
+        "",
+        "Two runs of the same thing differ by up to a tenth on such machines: read a ratio from 0.9 to 1.1 as about equal.",
         "",
         "## On a GPU",
         "",

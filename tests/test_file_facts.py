@@ -46,6 +46,23 @@ def test_a_drawn_contour_is_seen(heads: list[NDArray[np.uint8]], side: int, tmp_
     assert sum(seen) >= len(seen) - 1, seen
 
 
+def test_a_curve_of_one_level_counts_beside_some_ink_and_neither_does_alone(heads: list[NDArray[np.uint8]]) -> None:
+    """At the skull base little of a contour is in tissue, where ink is measured, and bone interrupts it."""
+    plain = enlarged(heads[3], 512)
+    picture = Image.fromarray(plain)
+    ImageDraw.Draw(picture).arc((200, 200, 290, 270), 20, 250, fill=210, width=2)
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=90)
+    arc = np.asarray(Image.open(stream))
+    ink = dict.fromkeys(("bright_strokes", "dark_strokes", "strokes"), 0.0)
+    assert is_drawn_on(arc, ink | {"bright_strokes": 1.0})
+    assert not is_drawn_on(plain, ink | {"bright_strokes": 1.0})
+    assert not is_drawn_on(arc, ink | {"bright_strokes": 0.5})
+    rng = np.random.default_rng(0)
+    rough = np.where(arc - plain.astype(int) > 30, rng.integers(180, 256, arc.shape), arc).astype(np.uint8)  # as bone is
+    assert not is_drawn_on(rough, ink | {"bright_strokes": 1.0})
+
+
 @pytest.mark.parametrize("side", [96, 256, 384])
 @pytest.mark.parametrize("quality", [None, 90])
 def test_a_white_contour_is_seen_in_a_small_picture_and_bone_is_none(
