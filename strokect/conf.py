@@ -1,12 +1,15 @@
 """params.yaml as `dvc exp run -S …` composes it from conf/, and the other way round. Needs Hydra, which DVC brings."""
 
+import re
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 CONF = Path("conf")
+PLAIN = re.compile(r"[A-Za-z_][\w./-]*")  # what Hydra needs no quotes around, unless it reads it as null or a truth value
 Leaves = dict[str, Any]  # dotted key → value
 
 
@@ -46,6 +49,8 @@ def as_override(value: Any) -> str:
     if isinstance(value, dict):
         return f"{{{','.join(f'{key}:{as_override(part)}' for key, part in value.items())}}}"
     if isinstance(value, str):
+        if PLAIN.fullmatch(value) and isinstance(yaml.safe_load(value), str):
+            return value
         quoted = value.replace("\\'", "\\\\'").replace("'", "\\'")
         return f"'{quoted}'"
     return "null" if value is None else str(value)

@@ -232,7 +232,7 @@ def main() -> None:
     if not args.report:
         run_search(params, prepared, study, workers)
     searched = yaml.safe_load(PARAMS.read_text(encoding="utf-8"))
-    result = write_report(study, params, prepared, settings_of(searched, without=(*KEYS.values(), "search")))
+    result = write_report(study, params, prepared, settings_of(searched, without=(*KEYS.values(), "search", "tracking")))
     print(f"{RESULT} and {PLOTS}/ written: {json.dumps(result['n_trials'])}")
     if result["best"] is not None:
         print(f"best: {result['best']['value']:.4f} (trial {result['best']['trial']}); a run with it:")

@@ -289,7 +289,7 @@ def test_the_winner_becomes_the_params_it_was_trained_with(tmp_path: Path) -> No
         (),
         ("profile=ct_ich",),
         ("profile=tiny", "model=b3", "data.image_size=200"),
-        ("safety.refer_error_rate=0.000025", "data.crop=head", "data.folder.patient_regex='a \\'(b)'"),
+        ("safety.refer_error_rate=0.000025", "data.crop=head", "tracking.project='null'", "data.folder.patient_regex='a \\'(b)'"),
         ("data.windows=[{level_hu:40,width_hu:80},{level_hu:80,width_hu:200},{level_hu:40,width_hu:40}]", "split.folds=[0,1]"),
     ],
 )
