@@ -225,7 +225,27 @@ def how_far(headline: dict[str, dict[str, Any]]) -> list[str]:
                 f"which is {verdict}"
             )
         lines.append(f"- `{step}`, {len(runs_of)} seeds: {'; '.join(figures)}")
-    return lines
+    return lines + [line for step in HEADLINES if STEPS[step].in_series for line in in_series(step, headline)]
+
+
+def in_series(step: str, headline: dict[str, dict[str, Any]]) -> list[str]:
+    """In words, what judging slices with their neighbours changed at each level, mean over the split seeds that ran both ways."""
+    alone = str(STEPS[step].against)
+    seeds = [seed for seed in HEADLINE_SEEDS if {f"{step}-{seed}", f"{alone}-{seed}"} <= headline.keys()]
+    if not seeds:
+        return []
+    changes = []
+    for level in TARGETS:
+        by = [_auc(headline, f"{step}-{seed}", level) - _auc(headline, f"{alone}-{seed}", level) for seed in seeds]
+        changes.append(f"{level} ROC AUC by {np.mean(by):+.3f}")
+    return [
+        f"- Judged in series (`{step}`) instead of alone (`{alone}`): {', '.join(changes)}. The step was chosen by the slices' "
+        "log loss; whether it serves patients is another question."
+    ]
+
+
+def _auc(runs_made: dict[str, dict[str, Any]], name: str, level: str) -> float:
+    return float(runs_made[name][level]["roc_auc"]["value"])
 
 
 def _aucs(run: dict[str, Any]) -> list[str]:

@@ -45,6 +45,7 @@ STEPS = {
     "bleeds": Step("a quarter of the negative training slices gets a synthetic bleed", "frozen", BLEEDS),
     "sequence": Step("slices judged with their neighbours: for whole series only", "bleeds", BLEEDS | IN_SERIES),
     "head-crop": Step("each slice cut to its head", "bleeds", CROPPED),
+    "head-crop-sequence": Step("slices judged with their neighbours: for whole series only", "head-crop", CROPPED | IN_SERIES),
     "128-px": Step("128 px", "head-crop", LARGER),
     "128-px-sequence": Step("slices judged with their neighbours: for whole series only", "128-px", LARGER | IN_SERIES),
     "bleeds-half": Step("synthetic bleeds in half of the negative slices", "head-crop", CROPPED | {"train.augment.bleeds": 0.5}),
@@ -70,4 +71,4 @@ STEPS = {
     ),
 }
 # Of slices that come alone, and of whole series by the same networks; the first is BEST.
-HEADLINES = ("128-px", "128-px-sequence", "bleeds", "sequence")
+HEADLINES = ("bleeds", "sequence")

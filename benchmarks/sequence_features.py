@@ -6,7 +6,6 @@ judged as `tune_threshold` does: cross-fitted by patient, out-of-fold. Writes do
 """
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,9 +23,10 @@ from strokect.manifest import load_prepared
 from strokect.out_of_fold import OutOfFold, load_out_of_fold
 from strokect.params import load_params
 from strokect.sequence import REACH, context
+from strokect.shipping import EXPORTS
 from strokect.splits import SPLIT, read_split
 
-EXPORTS, JSON = Path("models/exported"), RESULTS / "sequence_features.json"
+JSON = RESULTS / "sequence_features.json"
 COMPONENTS, STRENGTHS = (4, 16, 64), (0.001, 0.01, 0.1)  # principal components; C of the L2 penalty
 Floats = NDArray[np.float64]
 

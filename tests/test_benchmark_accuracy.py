@@ -167,6 +167,16 @@ def test_the_page_shows_every_run_and_its_command() -> None:
     assert "| 1 | `bleeds` | 0.800 [0.700, 0.900] |" in page
 
 
+def test_what_series_change_is_said_of_slices_and_of_patients() -> None:
+    def with_aucs(of_slices: float, of_patients: float) -> dict[str, Any]:
+        return run(slice={"roc_auc": FIGURE | {"value": of_slices}}, patient={"roc_auc": FIGURE | {"value": of_patients}})
+
+    made = {"base": run(), "bleeds-1": with_aucs(0.80, 0.80), "sequence-1": with_aucs(0.86, 0.78)}
+    made |= {"bleeds-2": with_aucs(0.82, 0.80), "sequence-2": with_aucs(0.84, 0.80), "bleeds-3": with_aucs(0.1, 0.1)}
+    page = accuracy.render(made)
+    assert "(`sequence`) instead of alone (`bleeds`): slice ROC AUC by +0.040, patient ROC AUC by -0.010." in page
+
+
 def test_the_committed_page_is_that_of_the_committed_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     made = accuracy.read_results()
