@@ -24,6 +24,7 @@ from strokect.reporting import figure_text
 from strokect.statistics import bootstrap_weights, estimate, estimate_auc, patients_of_rarer
 
 RESULTS = Path("docs/results/training")
+FEATURES = RESULTS / "sequence_features.json"  # of benchmarks.sequence_features
 # Scores of single slices stay out of the repository: they are only needed to compare two runs slice by slice.
 SCORES = Path(".strokect/accuracy")
 RESAMPLES, SEED = 2000, 0
@@ -190,6 +191,8 @@ def render(made: dict[str, dict[str, Any]]) -> str:
             f"`profile={BEST}` holds the params of `{HEADLINES[0]}` on split seed {HEADLINE_SEEDS[0]}; "
             f"`profile={PROFILE}` keeps those of the run in [ct-ich.md](ct-ich.md).",
         ]
+    if FEATURES.is_file():
+        lines += ["", *sequence_features(read_json(FEATURES))]
     if missing := [name for name in STEPS if name not in made]:
         lines += ["", "## Not run", "", "Steps that are written down but for which there was no time; each is one command:", ""]
         lines += [f"- {STEPS[name].change}: `python -m benchmarks.accuracy {name}`" for name in missing]
@@ -242,6 +245,26 @@ def in_series(step: str, headline: dict[str, dict[str, Any]]) -> list[str]:
         f"- Judged in series (`{step}`) instead of alone (`{alone}`): {', '.join(changes)}. The step was chosen by the slices' "
         "log loss; whether it serves patients is another question."
     ]
+
+
+def sequence_features(found: dict[str, Any]) -> list[str]:
+    """The section on heads that see more of the neighbourhood than logits."""
+    lines = [
+        "## Features in place of logits for the sequence head",
+        "",
+        "The head that ships sees the logits of a slice's neighbourhood. Heads that see, beside them, principal components of",
+        "the pooled features of the slice and of its neighbourhood (standardised within each fold, whose network has features",
+        f"of its own), fitted and judged in the same way, on the slices of `head-crop` (`{found['command']}` after that run):",
+        "",
+        "| head | log loss | difference to `logits` |",
+        "|---|---|---|",
+    ]
+    for name, figure in found["log_loss"].items():
+        difference = found["difference_to_logits"].get(name)
+        lines.append(f"| {name} | {figure_text(figure)} | {_signed(difference) if difference else '–'} |")
+    best = min(found["difference_to_logits"].values(), key=lambda difference: float(difference["value"]))
+    what = "None is better: the logits stay." if best["value"] >= 0 else "The best of them is better than the logits alone."
+    return [*lines, "", what]
 
 
 def _auc(runs_made: dict[str, dict[str, Any]], name: str, level: str) -> float:

@@ -15,10 +15,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from benchmarks.accuracy import RESULTS, mean_with_interval
+from benchmarks.accuracy import FEATURES, RESULTS, mean_with_interval, read_results, render
 from strokect.calibration_fit import CROSS_FIT_GROUPS, fit_sequence_head, patient_groups
 from strokect.errors import run_stage
-from strokect.files import read_json, write_json
+from strokect.files import read_json, write_json, write_text
 from strokect.manifest import load_prepared
 from strokect.out_of_fold import OutOfFold, load_out_of_fold
 from strokect.params import load_params
@@ -26,7 +26,6 @@ from strokect.sequence import REACH, context
 from strokect.shipping import EXPORTS
 from strokect.splits import SPLIT, read_split
 
-JSON = RESULTS / "sequence_features.json"
 COMPONENTS, STRENGTHS = (4, 16, 64), (0.001, 0.01, 0.1)  # principal components; C of the L2 penalty
 Floats = NDArray[np.float64]
 
@@ -83,6 +82,7 @@ def main() -> None:
         for name, p in ((name, np.clip(p, 1e-7, 1 - 1e-7)) for name, p in judged.items())
     }
     result: dict[str, Any] = {
+        "command": "python -m benchmarks.sequence_features",
         "split_seed": params.split.seed,
         "data_sha256": read_json("metrics/oof.json")["data_sha256"],
         "log_loss": {name: mean_with_interval(values, scores, "positive") for name, values in losses.items()},
@@ -92,7 +92,8 @@ def main() -> None:
             if name != "logits"
         },
     }
-    write_json(JSON, result)
+    write_json(FEATURES, result)
+    write_text(RESULTS.with_suffix(".md"), render(read_results()))
     for name, figure in result["log_loss"].items():
         print(f"{name}: {figure['value']:.4f}")
 
