@@ -17,10 +17,11 @@ has.
 from collections.abc import Mapping
 
 import numpy as np
+from PIL import Image
 from scipy.ndimage import binary_fill_holes, find_objects, label
 
 from strokect.annotations import FINE_PX, WINDOW
-from strokect.morphology import Grey, Mask, dilate, erode
+from strokect.morphology import Grey, Mask, dilate, erode, find_head, shrink
 
 DRAWN = {
     "bright_strokes": 3.0,
@@ -54,9 +55,10 @@ def is_drawn_on(grey: Grey, measured: Mapping[str, float]) -> bool:
 
 
 def _has_level_curve(grey: Grey) -> bool:
-    """Whether a thin curve of one light grey level, ± PEN, is in the picture; it need not close."""
+    """Whether a thin curve of one light grey level, ± PEN, is in the head; it need not close. A headrest is another one."""
     size, least = round(WINDOW * min(grey.shape)) | 1, CURVE * min(grey.shape)
-    thin = grey - dilate(erode(grey, size), size) >= STEP
+    head = Image.fromarray(find_head(shrink(grey))).resize(grey.shape[::-1], Image.Resampling.NEAREST)
+    thin = (grey - dilate(erode(grey, size), size) >= STEP) & np.asarray(head)
     for level in LEVELS_OF_PEN:
         parts, _ = label(thin & (np.abs(grey.astype(np.int16) - level) <= PEN), np.ones((3, 3)))
         if any(min(box.stop - box.start for box in boxes) >= least for boxes in find_objects(parts)):

@@ -58,6 +58,9 @@ def test_a_curve_of_one_level_counts_beside_some_ink_and_neither_does_alone(head
     assert is_drawn_on(arc, ink | {"bright_strokes": 1.0})
     assert not is_drawn_on(plain, ink | {"bright_strokes": 1.0})
     assert not is_drawn_on(arc, ink | {"bright_strokes": 0.5})
+    rest = Image.fromarray(plain)
+    ImageDraw.Draw(rest).arc((30, 100, 480, 500), 20, 160, fill=210, width=3)  # a headrest
+    assert not is_drawn_on(np.asarray(rest), ink | {"bright_strokes": 1.0})
     rng = np.random.default_rng(0)
     rough = np.where(arc - plain.astype(int) > 30, rng.integers(180, 256, arc.shape), arc).astype(np.uint8)  # as bone is
     assert not is_drawn_on(rough, ink | {"bright_strokes": 1.0})
