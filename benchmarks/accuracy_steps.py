@@ -33,12 +33,13 @@ BLEEDS = FROZEN | {"train.augment.bleeds": 0.25}
 CROPPED = BLEEDS | {"data.crop": "head"}
 LARGER = CROPPED | {"data.image_size": 128}
 # DVC knows a weights file by its name only: other commands below, another name.
-PRETRAINED = ".strokect/phantom-200.safetensors"
+WEIGHTS = ".strokect/phantom-200.safetensors"
 PRETRAIN = (
     "dvc exp run train_fold@0 -S profile=phantom -S data.image_size=96 -S data.phantom.patients=200 -S split.test_fraction=0 "
     "-S model.frozen_stages=2",
-    f"cp models/folds/0/model.safetensors {PRETRAINED}",
+    f"cp models/folds/0/model.safetensors {WEIGHTS}",
 )
+PRETRAINED = CROPPED | {"model.weights": WEIGHTS}
 STEPS = {
     "base": Step("Lite0 at 96 px, 8 epochs, no mining", None, SMALL),
     "frozen": Step("stem and first two stages keep their ImageNet weights", "base", FROZEN, kept_for="its time"),
@@ -66,7 +67,19 @@ STEPS = {
     "phantom-pretrained": Step(
         "trained on 160 patients of the phantom first (a fold of 200)",
         "head-crop",
-        CROPPED | {"model.weights": PRETRAINED},
+        PRETRAINED,
+        before=PRETRAIN,
+    ),
+    "pretrained-sequence": Step(
+        "slices judged with their neighbours: for whole series only",
+        "phantom-pretrained",
+        PRETRAINED | IN_SERIES,
+        before=PRETRAIN,
+    ),
+    "together": Step(
+        "128 px and augmentation of twice the strength, too",
+        "phantom-pretrained",
+        PRETRAINED | {"data.image_size": 128, "train.augment.strength": 2},
         before=PRETRAIN,
     ),
 }
