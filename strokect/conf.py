@@ -8,6 +8,8 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from strokect.errors import DataError
+
 CONF = Path("conf")
 PLAIN = re.compile(r"[A-Za-z_][\w./-]*")  # what Hydra needs no quotes around, unless it reads it as null or a truth value
 Leaves = dict[str, Any]  # dotted key → value
@@ -23,8 +25,10 @@ def composed(*overrides: str, conf: Path = CONF) -> dict[str, Any]:
 def settings_of(params: dict[str, Any], without: tuple[str, ...] = (), conf: Path = CONF) -> list[str]:
     """The shortest `profile=…`, `model=…` and further -S settings that compose to `params`, but for the keys `without`.
 
-    A key of `without` stands for all keys that begin with it, too.
+    A key of `without` stands for all keys that begin with it, too. Raises DataError without the folder `conf`.
     """
+    if not (conf / "config.yaml").is_file():
+        raise DataError(f"{conf}/config.yaml is missing: run this in the folder of the repository")
     wanted = _leaves(params)
     found: list[list[str]] = []
     for profile in _names(conf / "profile"):

@@ -229,10 +229,11 @@ def main() -> None:
     if more:
         parser.error(f"unknown: {' '.join(more)} (what follows --apply goes to dvc exp run)")
     params, prepared, study, workers = prepare_search()
+    searched = yaml.safe_load(PARAMS.read_text(encoding="utf-8"))
+    settings = settings_of(searched, without=(*KEYS.values(), "search", "tracking"))  # before the hours, not after them
     if not args.report:
         run_search(params, prepared, study, workers)
-    searched = yaml.safe_load(PARAMS.read_text(encoding="utf-8"))
-    result = write_report(study, params, prepared, settings_of(searched, without=(*KEYS.values(), "search", "tracking")))
+    result = write_report(study, params, prepared, settings)
     print(f"{RESULT} and {PLOTS}/ written: {json.dumps(result['n_trials'])}")
     if result["best"] is not None:
         print(f"best: {result['best']['value']:.4f} (trial {result['best']['trial']}); a run with it:")

@@ -132,6 +132,7 @@ def later(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the whole tiny pipeline in which the last stages and a search of two trials were run again, tracked."""
     folder = tmp_path_factory.mktemp("later")
     shutil.copytree(pipeline, folder, dirs_exist_ok=True)
+    shutil.copytree(ROOT / "conf", folder / "conf")
     params = tiny_params()
     params["tracking"]["wandb"] = "offline"
     params["search"].update(trials=2)
