@@ -153,7 +153,7 @@ def _check_slice(dataset: Dataset) -> None:
     check_geometry(columns, rows)
     photometric = element_text(dataset, "PhotometricInterpretation")
     if int(dataset.get("SamplesPerPixel") or 1) != 1 or photometric.startswith(COLOUR):
-        raise ImageError("colour", "a colour DICOM picture: CT slices are grey")
+        raise ImageError("colour", "a colour picture in DICOM: CT slices are grey")
     if photometric not in GREY:
         raise ImageError("unsupported_pixel_format", "the DICOM file does not say which of its values are bright")
     if "PixelData" not in dataset:

@@ -14,7 +14,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, Imp
 
 from strokect.dicom import apply_window, decode_dicom
 from strokect.errors import ImageError
-from strokect.slices import is_dicom
+from strokect.slices import COLOUR, is_dicom
 
 REAL = Path(os.environ.get("STROKECT_REALDATA", Path(__file__).parents[2] / "shared" / "data")) / "dicom"
 
@@ -148,6 +148,13 @@ def test_what_the_header_declares_is_checked_before_the_pixels() -> None:
 )
 def test_refusals(elements: dict[str, object], code: str) -> None:
     assert refusal(dicom_bytes(stored_from_hu(40), **elements)).code == code
+
+
+def test_a_coloured_picture_is_one_for_the_audit_whatever_its_format() -> None:
+    """`audit` counts what was drawn on by the reason that prepare writes down."""
+    with pytest.raises(ImageError) as refused:
+        decode_dicom(dicom_bytes(stored_from_hu(10), SamplesPerPixel=3))
+    assert COLOUR in str(refused.value)
 
 
 @pytest.mark.parametrize(
