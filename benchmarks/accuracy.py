@@ -110,6 +110,15 @@ def collect(name: str) -> dict[str, Any]:
     return found
 
 
+def make(name: str) -> None:
+    """Run a run's commands in the workspace, which then holds it. Raises DataError where the data are missing or one fails."""
+    check_raw_data("kaggle_ct_ich", Path("data/raw/kaggle_ct_ich"))
+    print(f"== {command(name)}", flush=True)
+    for part in command(name).split(" && "):
+        if subprocess.run(part.split(), check=False).returncode:
+            raise DataError(f"`{part}` failed; its message is above. Give the command again to resume")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run what is asked for (all by default), then write the page from every run that is there."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -117,16 +126,12 @@ def main(arguments: list[str] | None = None) -> None:
     asked = parser.parse_args(arguments).names or list(runs())
     if unknown := set(asked) - set(runs()):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(runs())}")
-    check_raw_data("kaggle_ct_ich", Path("data/raw/kaggle_ct_ich"))
     SCORES.mkdir(parents=True, exist_ok=True)
     names = with_predecessors(asked)
     if further := [name for name in names if name not in asked]:
         print(f"run too, as what is asked for is compared with it slice by slice: {', '.join(further)}", flush=True)
     for name in names:
-        print(f"== {command(name)}", flush=True)
-        for part in command(name).split(" && "):
-            if subprocess.run(part.split(), check=False).returncode:
-                raise DataError(f"`{part}` failed; its message is above. Give the command again to resume")
+        make(name)
         found = collect(name)
         if name in asked:  # what has run for the comparison only has nothing to be compared with itself
             write_json(RESULTS / f"{name}.json", found)
@@ -254,7 +259,7 @@ def sequence_features(found: dict[str, Any]) -> list[str]:
         "",
         "The head that ships sees the logits of a slice's neighbourhood. Heads that see, beside them, principal components of",
         "the pooled features of the slice and of its neighbourhood (standardised within each fold, whose network has features",
-        f"of its own), fitted and judged in the same way, on the slices of `head-crop` (`{found['command']}` after that run):",
+        f"of its own), fitted and judged in the same way, on the run `{found['run']}` (`{found['command']}`):",
         "",
         "| head | log loss | difference to `logits` |",
         "|---|---|---|",

@@ -1,4 +1,4 @@
-"""Does the sequence head gain by the slices' features? `python -m benchmarks.sequence_features`, where a run of CT-ICH has ended.
+"""Does the sequence head gain by the slices' features? `python -m benchmarks.sequence_features`, beside the data.
 
 The head that ships sees the logits of a slice's neighbourhood. Pooled features say more than a logit, but each fold's network has
 features of its own, so here they are standardised within each fold before principal components are taken. Heads are fitted and
@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from benchmarks.accuracy import FEATURES, RESULTS, mean_with_interval, read_results, render
+from benchmarks.accuracy import FEATURES, RESULTS, log_losses, make, mean_with_interval, read_results, render
 from strokect.calibration_fit import CROSS_FIT_GROUPS, fit_sequence_head, patient_groups
 from strokect.errors import run_stage
 from strokect.files import read_json, write_json, write_text
@@ -26,6 +26,7 @@ from strokect.sequence import REACH, context
 from strokect.shipping import EXPORTS
 from strokect.splits import SPLIT, read_split
 
+RUN = "head-crop"  # of benchmarks.accuracy
 COMPONENTS, STRENGTHS = (4, 16, 64), (0.001, 0.01, 0.1)  # principal components; C of the L2 penalty
 Floats = NDArray[np.float64]
 
@@ -70,19 +71,18 @@ def judge(oof: OutOfFold, features: Floats, seed: int) -> dict[str, Floats]:
 
 
 def main() -> None:
-    """Judge the heads on the workspace's run."""
+    """Make the run, or restore it, and judge the heads on it."""
     argparse.ArgumentParser(description=__doc__).parse_args()
+    make(RUN)
     params, prepared = load_params(), load_prepared()
     split = read_split(SPLIT, prepared.manifest)
     oof = load_out_of_fold(EXPORTS, params.split.folds, prepared.manifest, split)
     judged = judge(oof, features_of(params.split.folds, oof.rows), params.tune_threshold.seed)
     scores = prepared.manifest.iloc[oof.rows].reset_index(drop=True)
-    losses = {
-        name: -np.where(oof.labels == 1, np.log(p), np.log1p(-p))
-        for name, p in ((name, np.clip(p, 1e-7, 1 - 1e-7)) for name, p in judged.items())
-    }
+    losses = {name: log_losses(scores.assign(probability=probability)) for name, probability in judged.items()}
     result: dict[str, Any] = {
         "command": "python -m benchmarks.sequence_features",
+        "run": RUN,
         "split_seed": params.split.seed,
         "data_sha256": read_json("metrics/oof.json")["data_sha256"],
         "log_loss": {name: mean_with_interval(values, scores, "positive") for name, values in losses.items()},

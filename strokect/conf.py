@@ -29,13 +29,13 @@ def settings_of(params: dict[str, Any], without: tuple[str, ...] = (), conf: Pat
     """
     if not (conf / "config.yaml").is_file():
         raise DataError(f"{conf}/config.yaml is missing: run this in the folder of the repository")
-    wanted = _leaves(params)
+    wanted, left = _leaves(params), tuple(f"{key}." for key in without)
     found: list[list[str]] = []
     for profile in _names(conf / "profile"):
         for model in _names(conf / "model"):
             groups = [f"profile={profile}", f"model={model}"]
             given = _leaves(composed(*groups, conf=conf))
-            differ = [key for key in wanted if given.get(key) != wanted[key] and not f"{key}.".startswith(_ends(without))]
+            differ = [key for key in wanted if given.get(key) != wanted[key] and not f"{key}.".startswith(left)]
             found.append(groups + [f"{key}={as_override(wanted[key])}" for key in differ])
     usual = {f"{group}={name}" for default in _defaults(conf) for group, name in default.items()}
     return min(([setting for setting in settings if setting not in usual] for settings in found), key=len)
@@ -69,10 +69,6 @@ def _leaves(value: dict[str, Any], prefix: str = "") -> Leaves:
 
 def _names(folder: Path) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.yaml"))
-
-
-def _ends(keys: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(f"{key}." for key in keys)
 
 
 def _defaults(conf: Path) -> list[dict[str, str]]:

@@ -7,7 +7,7 @@ gives tissue no such level.
 
 At the skull base and in the face ink is told from thin bone by two things together, neither of which says enough alone: some
 sharp thin line, and a thin curve of one light grey level, as a pen has it; thin bone is of all levels. No untouched slice of
-CT-ICH with such a curve has more than 0.47 of the former.
+CT-ICH has both.
 
 White is the level of bone, too, which is thin at the skull base. But bone closes round the brain, round air or round fat; no thin
 wall of it that closes round a piece of soft tissue has soft tissue beyond it, too, for most of its way, as a contour in the brain

@@ -76,17 +76,18 @@ def train_trial(given: TuningSet, values: Values, name: str, report: Callable[[i
     trainers: list[Trainer] = []
     value = np.nan
     try:
-        trainers += [_trainer(given, values, name, fold) for fold in given.params.search.folds]
+        trainers.extend(_trainer(given, values, name, fold) for fold in given.params.search.folds)
         for epoch in range(1, given.params.train.epochs + 1):
             for trainer in trainers:
                 _train_until(trainer, epoch)
             if all(trainer.progress.epoch == epoch for trainer in trainers):  # otherwise reported before it was killed
                 value = calibrated_log_loss(given, _held_out_logits(given, trainers))
                 report(epoch, value)
-    except Exception as error:  # not KeyboardInterrupt: that trial goes on later
+    except torch.OutOfMemoryError as error:  # wherever: all folds are on the device at once
         _forget(trainers)
-        if isinstance(error, torch.OutOfMemoryError):  # wherever: all folds are on the device at once
-            raise FailedTrialError(str(error)) from error
+        raise FailedTrialError(str(error)) from error
+    except Exception:  # not KeyboardInterrupt: that trial goes on later
+        _forget(trainers)
         raise
     _forget(trainers)
     return value

@@ -7,7 +7,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -224,30 +224,22 @@ def test_fragments_that_make_no_sense(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("syntax", ENCODERS)
 def test_damaged_pixels_are_refused_or_decoded_and_never_quoted(
-    syntax: str, capfd: pytest.CaptureFixture[str], damage: "DecodePool"
+    syntax: str, capfd: pytest.CaptureFixture[str], pool: "DecodePool"
 ) -> None:
     stored = noise("int16", -1024, 3072)
     frame = ENCODERS[syntax](stored.view(np.uint16), 16)
     rng = np.random.default_rng(1)
     codes = set()
     for cut in range(1, len(frame), max(1, len(frame) // 15)):
-        codes.add(outcome(damage, compressed(stored, syntax, frame[:cut])))
+        codes.add(outcome(pool, compressed(stored, syntax, frame[:cut])))
     for _ in range(40):
         broken = bytearray(frame)
         for at in rng.integers(2, len(frame), 4):
             broken[at] = int(rng.integers(256))
-        codes.add(outcome(damage, compressed(stored, syntax, bytes(broken))))
+        codes.add(outcome(pool, compressed(stored, syntax, bytes(broken))))
     assert codes <= {"", "compressed_pixels", "unreadable_dicom", "unreadable_image", "decode_timeout"} and codes - {""}
-    assert damage.picture(compressed(stored, syntax)).grey.shape == (40, 48)
+    assert pool.picture(compressed(stored, syntax)).grey.shape == (40, 48)
     assert capfd.readouterr() == ("", "")
-
-
-@pytest.fixture(scope="module")
-def damage() -> Iterator[DecodePool]:
-    pool = DecodePool(1, 20, 256)
-    pool.wait_ready(float("inf"))
-    yield pool
-    pool.close()
 
 
 def outcome(pool: DecodePool, data: bytes) -> str:
@@ -259,20 +251,20 @@ def outcome(pool: DecodePool, data: bytes) -> str:
     return ""
 
 
-def test_the_largest_slice_fits_a_decoder(damage: DecodePool) -> None:
+def test_the_largest_slice_fits_a_decoder(pool: DecodePool) -> None:
     side = 3072
     stored = np.zeros((side, side), np.uint16)
     data = compressed(stored, SV1, constant(side, side, 16), RescaleIntercept=-32768 + 40)
-    picture = damage.picture(data, windows=THREE)
+    picture = pool.picture(data, windows=THREE)
     assert picture.planes.shape == (3, side, side) and (picture.grey == 128).all()
 
 
-def test_a_run_length_bomb_stays_within_the_frame(damage: DecodePool) -> None:
+def test_a_run_length_bomb_stays_within_the_frame(pool: DecodePool) -> None:
     """Two segments of runs, 128 bytes for two: more than the picture has."""
     runs = b"\x81\x00" * 60_000
     frame = struct.pack("<16I", 2, 64, 64 + len(runs), *[0] * 13) + runs * 2
     with pytest.raises(ImageError):
-        damage.picture(compressed(noise("int16", 0, 9), RLE, frame))
+        pool.picture(compressed(noise("int16", 0, 9), RLE, frame))
 
 
 def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,7 +290,7 @@ def test_an_answer_in_dicom_can_join_a_compressed_slice() -> None:
     assert read_identity(data)["PatientID"].strip() == b"4711"
 
 
-def test_training_reads_compressed_files(damage: DecodePool) -> None:
+def test_training_reads_compressed_files(pool: DecodePool) -> None:
     stored = (slice_hu(64) + 1024).astype(np.int16)
     expected = load_slice(dicom_bytes(stored), 48, THREE).pixels
     np.testing.assert_array_equal(load_slice(compressed(stored, SV1), 48, THREE).pixels, expected)
@@ -306,7 +298,7 @@ def test_training_reads_compressed_files(damage: DecodePool) -> None:
 
 @pytest.mark.realdata
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs the real DICOM files (STROKECT_REALDATA)")
-def test_a_real_series_in_jpeg_lossless(damage: DecodePool, tmp_path: Path) -> None:
+def test_a_real_series_in_jpeg_lossless(pool: DecodePool, tmp_path: Path) -> None:
     files = [path.read_bytes() for path in sorted(REAL.glob("*.dcm"))]
     assert len(files) == 10
     found = arrange(read_series(files, 20))
@@ -318,7 +310,7 @@ def test_a_real_series_in_jpeg_lossless(damage: DecodePool, tmp_path: Path) -> N
         hu = np.frombuffer(decompress(header.PixelData, SV1, form), "<i2").reshape(512, 512) - 1024.0
         padded = hu == header.PixelPaddingValue - 1024
         assert padded[0, 0] and -1100 < hu[~padded].min() <= -950 and 1000 < hu.max() < 3072
-        picture = damage.picture(data)
+        picture = pool.picture(data)
         assert (picture.grey[padded] == 0).all() and 0.01 < (picture.grey == 255).mean() < 0.2
         np.testing.assert_array_equal(picture.grey, decode_dicom(data))
 
