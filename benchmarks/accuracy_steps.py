@@ -33,13 +33,16 @@ BLEEDS = FROZEN | {"train.augment.bleeds": 0.25}
 CROPPED = BLEEDS | {"data.crop": "head"}
 LARGER = CROPPED | {"data.image_size": 128}
 # DVC knows a weights file by its name only: other commands below, another name.
-WEIGHTS = ".strokect/phantom-200.safetensors"
-PRETRAIN = (
-    "dvc exp run train_fold@0 -S profile=phantom -S data.image_size=96 -S data.phantom.patients=200 -S split.test_fraction=0 "
-    "-S model.frozen_stages=2",
-    f"cp models/folds/0/model.safetensors {WEIGHTS}",
-)
-PRETRAINED = CROPPED | {"model.weights": WEIGHTS}
+WEIGHTS = {patients: f".strokect/phantom-{patients}.safetensors" for patients in (200, 800)}
+PRETRAIN = {
+    patients: (
+        f"dvc exp run train_fold@0 -S profile=phantom -S data.image_size=96 -S data.phantom.patients={patients} "
+        f"-S split.test_fraction=0 -S model.frozen_stages=2{more}",
+        f"cp models/folds/0/model.safetensors {WEIGHTS[patients]}",
+    )
+    for patients, more in ((200, ""), (800, " -S data.crop=head"))
+}
+PRETRAINED = CROPPED | {"model.weights": WEIGHTS[200]}
 STEPS = {
     "base": Step("Lite0 at 96 px, 8 epochs, no mining", None, SMALL),
     "frozen": Step("stem and first two stages keep their ImageNet weights", "base", FROZEN, kept_for="its time"),
@@ -68,19 +71,25 @@ STEPS = {
         "trained on 160 patients of the phantom first (a fold of 200)",
         "head-crop",
         PRETRAINED,
-        before=PRETRAIN,
+        before=PRETRAIN[200],
+    ),
+    "phantom-800": Step(
+        "on 640 patients of the phantom (a fold of 800), their slices cut to the head, too",
+        "phantom-pretrained",
+        PRETRAINED | {"model.weights": WEIGHTS[800]},
+        before=PRETRAIN[800],
     ),
     "pretrained-sequence": Step(
         "slices judged with their neighbours: for whole series only",
         "phantom-pretrained",
         PRETRAINED | IN_SERIES,
-        before=PRETRAIN,
+        before=PRETRAIN[200],
     ),
     "together": Step(
         "128 px and augmentation of twice the strength, too",
         "phantom-pretrained",
         PRETRAINED | {"data.image_size": 128, "train.augment.strength": 2},
-        before=PRETRAIN,
+        before=PRETRAIN[200],
     ),
 }
 # Of slices that come alone, and of whole series by the same networks; the first is BEST.
