@@ -4,23 +4,20 @@ Each check is a pure function of the manifest, the pixels, facts of the files an
 `error` stops the pipeline unless `audit.allow` names its check; what was allowed stays in every report.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from strokect import audit_classes, audit_copies, audit_labels
+from strokect import audit_classes, audit_copies, audit_files, audit_labels
 from strokect.duplicates import is_blank, linked_rows, one_slice
 from strokect.errors import DataError, ParamsError
-from strokect.file_names import is_overlay, is_suspicious
 from strokect.files import sha256_bytes
-from strokect.finding import Check, Evidence, Finding, Severity, count, finding, first
+from strokect.finding import Check, Evidence, Finding, count, finding
 from strokect.manifest import has_patients
 from strokect.params import SHUFFLE_CONTROL, SplitParams
-from strokect.slices import COLOUR
 from strokect.splits import check_feasible
 
 MAX_FILES = 50  # listed per finding; the message has the full count
@@ -125,47 +122,10 @@ def too_few_patients(evidence: Evidence) -> Finding | None:
     return None
 
 
-def overlays(evidence: Evidence) -> Finding | None:
-    """Pictures with something drawn on them, in colour or grey: a contour around the lesion is the answer."""
-    coloured = [entry["file"] for entry in evidence.cohort["unreadable"] if COLOUR in entry["reason"]]
-    files = evidence.manifest["file"]
-    named = _named(evidence, "overlay", is_overlay)
-    drawn = [] if evidence.facts is None else files[evidence.facts["drawn"].to_numpy(bool)].tolist()
-    found = tuple(sorted({*coloured, *named, *drawn}))
-    message = (
-        f"{count(len(found), 'file')} with something drawn over the slice: {len(coloured)} in colour (left out as unreadable), "
-        f"{len(drawn)} with grey or white lines, {len(named)} named as overlays"
-    )
-    return Finding("overlays", "error", message, found) if found else None
-
-
-def blank_slices(evidence: Evidence) -> Finding | None:
-    """Slices that are one grey level: harmless above the vertex, a sign of a wrong window or of broken files elsewhere."""
-    blank = evidence.blank
-    return finding("blank_slices", "warning", f"{count(len(blank), 'slice')} show nothing", [blank] if len(blank) else [])
-
-
-def suspicious_names(evidence: Evidence) -> Finding | None:
-    """Names of copies, augmented or synthetic pictures: not original slices."""
-    hits = tuple(_named(evidence, "suspicious", is_suspicious))
-    message = f"{count(len(hits), 'file')} named like copies, augmented or synthetic pictures"
-    return Finding("suspicious_names", "warning", message, hits) if hits else None
-
-
 def said_by_prepare(evidence: Evidence) -> Finding | None:
     """What the reader and `prepare` found worth knowing: a table that fits no slice, a series chosen among several."""
     warnings: list[str] = evidence.cohort.get("warnings", [])
     return Finding("said_by_prepare", "warning", "; ".join(warnings), ()) if warnings else None
-
-
-def unreadable(evidence: Evidence) -> Finding | None:
-    """Files that `prepare` could not use."""
-    return _excluded("unreadable", "warning", evidence, "could not be read")
-
-
-def left_out(evidence: Evidence) -> Finding | None:
-    """Files that `prepare` left out on purpose."""
-    return _excluded("left_out", "info", evidence, "left out of the cohort")
 
 
 _ALL: tuple[Check, ...] = (
@@ -173,24 +133,25 @@ _ALL: tuple[Check, ...] = (
     audit_copies.identical_across_classes,
     audit_copies.near_duplicates_across_patients,
     audit_copies.near_duplicates_across_classes,
-    overlays,
+    audit_files.overlays,
+    audit_files.unlike_head_ct,
     audit_labels.patient_in_two_classes,
     audit_labels.label_conflict,
     one_slice_per_patient,
     too_few_patients,
     audit_copies.identical_within_patient,
     audit_copies.near_duplicates_within_patient,
-    suspicious_names,
+    audit_files.suspicious_names,
     audit_classes.resolution_by_class,
     audit_classes.encoding_by_class,
     audit_classes.frame_by_class,
     audit_classes.text_by_class,
     audit_classes.shortcut_probes,
     patient_level,
-    blank_slices,
+    audit_files.blank_slices,
     said_by_prepare,
-    unreadable,
-    left_out,
+    audit_files.unreadable,
+    audit_files.left_out,
 )
 CHECKS: dict[str, Check] = {check.__name__: check for check in _ALL}
 
@@ -230,20 +191,3 @@ def _identical_groups(rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
     for _, group in repeated.groupby("sha256", sort=False):
         if group["pixels"].nunique() > 1 and group["patient"].nunique() > 1:
             yield group
-
-
-def _named(evidence: Evidence, kind: str, test: Callable[[str], bool]) -> list[str]:
-    """Files whose name passes the test; of pseudonyms `prepare` has looked at the names behind them."""
-    files = set(evidence.manifest["file"])
-    behind: dict[str, list[str]] = evidence.cohort.get("named_behind_pseudonyms", {})
-    return sorted({*filter(test, files), *files.intersection(behind.get(kind, ()))})
-
-
-def _excluded(key: str, severity: Severity, evidence: Evidence, what: str) -> Finding | None:
-    entries: list[dict[str, str]] = evidence.cohort[key]
-    if not entries:
-        return None
-    reasons = Counter(entry["reason"] for entry in entries).most_common()
-    why = first((f"{number} × {reason}" for reason, number in reasons), "; ")
-    files = tuple(sorted(entry["file"] for entry in entries))
-    return Finding(key, severity, f"{count(len(entries), 'file')} {what}: {why}", files)

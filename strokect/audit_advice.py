@@ -8,6 +8,7 @@ ADVICE = {
     "near_duplicates_across_patients": f"Look at each pair. {LEAK}",
     "near_duplicates_across_classes": "Look at each pair: correct the label that is wrong, or remove the copy.",
     "overlays": "What is drawn on a slice tells the answer: use the originals without drawings.",
+    "unlike_head_ct": "Look at them. MRI, chest or another window must be taken out; a few slices at base and vertex may stay.",
     "patient_in_two_classes": "Move the files to where they belong, or, if labels were given per slice, say so: label_unit.",
     "label_conflict": "Find out which statement is right and correct the other; leave the subtype of negative slices empty.",
     "one_slice_per_patient": "Make the pattern or the column for the patient id fit, so that it says whose a slice is.",

@@ -77,6 +77,7 @@ CHECKS: dict[str, Check] = {
     "bright_strokes": Check("annotation", None, 1.2),  # length × contrast of thin, sharp white or grey lines over soft tissue
     "dark_strokes": Check("annotation", None, 0.6),  # and of black ones
 }
+GUARDS = {name: Limit(check.low, check.high) for name, check in CHECKS.items()}  # limits where no data has been seen
 REASONS: dict[str, str] = {
     "colour": "colour picture",
     "aspect_ratio": "the picture is too long or too narrow for an axial slice",

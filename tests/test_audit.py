@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,10 +19,11 @@ from stages.prepare import prepare
 from strokect import params as params_module
 from strokect.audit import CHECKS, MAX_FILES, audit_cohort, build_report, check_allow, references
 from strokect.audit_advice import ADVICE
+from strokect.audit_files import unlike_head_ct
 from strokect.audit_page import render_page
 from strokect.audit_pairs import MAX_SHOWN, draw_pairs
 from strokect.errors import DataError, ParamsError, run_stage
-from strokect.finding import Finding
+from strokect.finding import Evidence, Finding
 from strokect.manifest import load_prepared
 from strokect.params import SplitParams
 from strokect.phantom import make_cohort, window
@@ -72,7 +74,15 @@ class Case:
 
     def facts(self) -> pd.DataFrame:
         """Of twelve files that have nothing in common with their class."""
-        row = {"file_kb": 50.0, "encoding": "PNG L", "frame_px": 0, "frame_level": 0.0, "letters": 0, "drawn": False}
+        row = {
+            "file_kb": 50.0,
+            "encoding": "PNG L",
+            "frame_px": 0,
+            "frame_level": 0.0,
+            "letters": 0,
+            "drawn": False,
+            "unlike": "",
+        }
         return pd.DataFrame([row] * len(self.manifest))
 
     def copy_pixels(self, source: int, target: int) -> None:
@@ -178,6 +188,32 @@ def test_labels_per_series_are_checked_by_series(case: Case) -> None:
     assert case.manifest["label"][list(case.manifest["file"]).index(changed.pairs[0][0])] == 0  # one of each class side by side
     del case.manifest["series"]
     assert case.findings()["patient_in_two_classes"].severity == "error"
+
+
+def evidence_of(unlike: list[str], patients: list[str], labels: list[int]) -> Evidence:
+    rows = pd.DataFrame({"file": [f"{i:03}" for i in range(len(unlike))], "patient": patients, "label": labels})
+    nothing = np.empty((0, 2), np.int64)
+    return Evidence(rows, (), nothing, nothing, rows[:0], {"patient_ids": True}, pd.DataFrame({"unlike": unlike}), None)
+
+
+def test_pictures_of_something_else_are_an_error_where_a_class_is_of_them_and_a_warning_below() -> None:
+    patients, labels = [f"p{i // 10}" for i in range(100)], [int(i < 20) for i in range(100)]
+
+    def found(odd: dict[int, str]) -> Finding | None:
+        return unlike_head_ct(evidence_of([odd.get(i, "") for i in range(100)], patients, labels))
+
+    assert found({}) is None
+    assert found({i * 20: "no_skull_ring" for i in range(5)}) is None  # slices of the vertex, in each patient a few
+    few = found({i * 15: "no_skull_ring" for i in range(6)})
+    assert few is not None and few.severity == "warning" and few.files == ("000", "015", "030", "045", "060", "075")
+    patient = found(dict.fromkeys((90, 91, 92, 93, 94, 95), "bone_share,air_in_head"))  # someone's chest
+    assert patient is not None and patient.severity == "warning" and patient.details == "p9"
+    assert "0 of 20 positive and 6 of 80 negative slices" in patient.message
+    assert "6 × too little or too much bone for a head CT slice" in patient.message and "1 patient of whom" in patient.message
+    assert "p9" not in patient.message
+    of_class = found(dict.fromkeys(range(11), "no_skull_ring"))  # of 20 positive ones, of 100 in all
+    assert of_class is not None and of_class.severity == "error"
+    assert unlike_head_ct(replace(evidence_of([""] * 4, list("aabb"), [0, 0, 1, 1]), facts=None)) is None
 
 
 def test_metrics_and_console_name_no_file_and_no_patient(case: Case) -> None:
@@ -526,6 +562,28 @@ def test_what_is_worth_a_look_is_shown_first(case: Case) -> None:
 
 
 @pytest.mark.realdata
+@pytest.mark.parametrize("folder", ["brain_mri_t1", "chest_ct"])
+def test_a_class_of_other_pictures_stops_the_audit(
+    folder: str, realdata: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    other = sorted((realdata / "ood" / folder).iterdir())
+    heads = sorted((realdata / "brain-stroke-ct").glob("*/*.jpg"))[::60]
+    for name, files in (("stroke", other), ("normal", heads)):
+        (tmp_path / "data/raw/folder" / name).mkdir(parents=True)
+        for i, file in enumerate(files):
+            (tmp_path / "data/raw/folder" / name / f"{name}{i // 6}_{i % 6}{file.suffix}").symlink_to(file)
+    asked = ["profile=folder", "data.folder.positive=[stroke]", "data.folder.negative=[normal]", "data.folder.target=a test"]
+    params = params_module.build(params_module.Params, composed(*asked), "params.yaml")
+    prepare(params.data, Path("data/raw/folder"), Path("data/prepared"))
+    report, _ = stage.audit(load_prepared(), params)
+    found = next(f for f in report["findings"] if f["check"] == "unlike_head_ct")
+    assert found["severity"] == "error"
+    number, of, heads_found = (int(found["message"].split()[i]) for i in (0, 2, 5))
+    assert number >= 0.95 * of and of == len(other) and heads_found <= 0.1 * len(heads)
+
+
+@pytest.mark.realdata
 @pytest.mark.slow
 def test_the_only_errors_of_ct_ich_are_its_label_conflicts(
     realdata: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -537,4 +595,5 @@ def test_the_only_errors_of_ct_ich_are_its_label_conflicts(
     prepare(params.data, Path("data/raw/kaggle_ct_ich"), Path("data/prepared"))
     report, page = stage.audit(load_prepared(), params)
     assert [f["check"] for f in report["findings"] if f["severity"] == "error"] == ["label_conflict"]
+    assert "unlike_head_ct" not in {f["check"] for f in report["findings"]}
     assert "do not share or commit" in page

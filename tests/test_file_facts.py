@@ -130,6 +130,17 @@ def test_encoding_tells_formats_and_quantisation_apart(heads: list[NDArray[np.ui
     assert np.isnan(facts["file_kb"][5])
 
 
+def test_what_is_no_head_ct_is_told_by_the_codes_of_the_pixel_checks(heads: list[NDArray[np.uint8]], tmp_path: Path) -> None:
+    file = tmp_path / "x.png"
+    Image.fromarray(heads[3]).save(file)
+    noise = np.random.default_rng(0).integers(90, 160, heads[3].shape, np.uint8)
+    blank = np.zeros((64, 64), np.uint8)
+    facts = gather_facts([file] * 3, [lambda pixels=pixels: Picture(pixels, 0) for pixels in (heads[3], noise, blank)])  # type: ignore[misc]
+    clean, other, empty = facts["unlike"]
+    assert clean == "" and empty == ""  # blank slices are another check's
+    assert {"background", "inverted", "no_skull_ring"} <= set(other.split(","))
+
+
 def test_a_picture_that_is_no_jpeg_has_no_quantisation(tmp_path: Path) -> None:
     stream = io.BytesIO()
     Image.fromarray(np.zeros((40, 40), np.uint8)).save(stream, "PNG")

@@ -1,0 +1,50 @@
+"""Names of copies and of made pictures are told from names that only look so."""
+
+import pytest
+
+from strokect.file_names import is_overlay, is_suspicious
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "x - Copy.png",
+            "Copy of x.png",
+            "Kopie von 1.jpg",
+            "1 - Kopie (2).jpg",
+            "x - kopya.png",
+            "58 (12) (1).jpg",
+            "a(1)(2).png",
+        ),
+        *(
+            "aug_12.png",
+            "12-AUG-3.png",
+            "augImage1.jpg",
+            "imgAug1.jpg",
+            "x_augmented.png",
+            "augmentation_3.png",
+            "augmented/7.png",
+        ),
+        *("img_flip.png", "hflip_3.png", "3_flipped.png", "rotated_12.png", "12_rot90.png", "imageRotated.png", "mirror_1.png"),
+        *("synthetic_4.png", "synth/4.png"),
+    ],
+)
+def test_names_of_copies_and_of_what_was_made(name: str) -> None:
+    assert is_suspicious(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("Augsburg/1.png", "copyright.png", "daughter.png", "Augusta_3.png", "12 Aug 2019/1.png", "03-AUG-2021_4.dcm"),
+        *("58 (12).jpg", "58 (1).png", "a (1) b (2) c.png", "carotid.png", "rotterdam_1.png", "Flipper.png", "mirrorless.png"),
+        *("synthesis.png", "IMG0001.dcm", "parrot_1.png"),
+    ],
+)
+def test_names_that_only_look_so(name: str) -> None:
+    assert not is_suspicious(name)
+
+
+def test_overlays_are_told_by_the_whole_word() -> None:
+    assert is_overlay("OVERLAY/1.png") and is_overlay("1_overlays.png") and not is_overlay("overlayed.png")
