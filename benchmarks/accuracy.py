@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.accuracy_steps import BEST, HEADLINE_SEEDS, HEADLINES, PROFILE, STEPS, TUNING_SEED, Step
+from benchmarks.machine import commit
 from strokect.edges import Scale
 from strokect.errors import DataError, run_stage
 from strokect.files import read_json, write_json, write_text
 from strokect.preflight import check_raw_data
-from strokect.report_facts import revision
 from strokect.reporting import figure_text
 from strokect.statistics import bootstrap_weights, estimate, estimate_auc, patients_of_rarer
 
@@ -87,7 +87,6 @@ def collect(name: str) -> dict[str, Any]:
         slice_auc = auc_with_interval(scores)
     losses = log_losses(scores)
     scores.to_csv(SCORES / f"{name}.csv", index=False)
-    commit, changed = revision(Path())
     histories = [pd.read_csv(path) for path in sorted(Path("models").glob("*/*/history.csv"))]
     found: dict[str, Any] = {
         "command": command(name),
@@ -97,7 +96,7 @@ def collect(name: str) -> dict[str, Any]:
         "patient": {"roc_auc": metrics["patient"]["roc_auc"]},
         **{key: metrics[key] for key in ("n_slices", "n_patients", "n_positive_patients", "data_sha256", "device", "target")},
         "interval": metrics["interval"],
-        "commit": commit + " and uncommitted changes" * changed,
+        "commit": commit(),
     }
     against = STEPS[name].against if name in STEPS else None
     if against and (SCORES / f"{against}.csv").is_file():

@@ -1,39 +1,46 @@
 """How long the search for near-duplicates takes in a large cohort, and with how much memory: metrics/bench/audit.json.
 
-    python -m benchmarks.audit [--slices 100000]
+    python -m benchmarks.audit [--slices 100000] [--scratch /tmp]
 
-Each slice is a mixture of two phantom slices with furrows of its own: as alike as heads are, and no two the same. The peak counts
-all memory of the process, the part of the memory-mapped pictures that is in the page cache included.
+Each slice is a mixture of two phantom slices with furrows of its own: as alike as heads are, and no two the same. Searched twice,
+each time in a process of its own: as the audit does where patients are known, and as `prepare` does where none are and what is
+alike becomes a group. Peaks are of the whole process, pages of the memory-mapped pictures included.
 """
 
 import argparse
-import resource
+import json
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import scipy
-from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from benchmarks import machine
 from benchmarks.plants import all_at_once
+from benchmarks.prepare import peak_mb
+from strokect.clusters import clusters
 from strokect.duplicates import linked_rows
 from strokect.files import write_json
 from strokect.phantom import make_cohort, window
 from strokect.slices import resize_slice
 
+RESULT = Path("metrics/bench/audit.json")
 FURROWS = 60.0  # grey levels before blurring; 14 after it
-SIZE, PER_PATIENT, BASE_PATIENTS, BASE_SLICES, PLANTED = 96, 25, 60, 10, 100
+SIZE, PER_PATIENT, BASE_PATIENTS, BASE_SLICES, PLANTED = 128, 25, 60, 10, 100
+SEARCHES = ("patients known", "no patient ids")
 
 
-def make(slices: int, path: Path, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
-    """Pictures (n, S, S) memory-mapped at `path`, patients (n,), and the rows (PLANTED, 2) of originals and altered copies."""
+def make(slices: int, folder: Path, rng: np.random.Generator) -> None:
+    """Write images.npy (n, S, S), and planted.npy: the rows (PLANTED, 2) of originals and of altered copies in other patients."""
     base = np.stack([window(p.hu) for p in make_cohort(patients=BASE_PATIENTS, slices=BASE_SLICES, size=SIZE, seed=0)])
-    images = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(slices, SIZE, SIZE))
+    images = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=(slices, SIZE, SIZE))
     for start in range(0, slices, 1000):
         count = min(1000, slices - start)
         one, other = (base[rng.integers(0, len(base), count)].astype(np.float32) for _ in range(2))
@@ -42,47 +49,66 @@ def make(slices: int, path: Path, rng: np.random.Generator) -> tuple[NDArray[np.
         furrows = gaussian_filter(rng.standard_normal(one.shape, np.float32), (0, 1.2, 1.2)) * FURROWS
         noise = furrows * (one + other > 40)
         images[start : start + count] = np.clip(share * one + (1 - share) * other + noise, 0, 255)
-    patients = np.arange(slices) // PER_PATIENT
     originals = rng.choice(slices - 2 * PER_PATIENT * PLANTED, PLANTED, replace=False)
     copies = slices - 1 - PER_PATIENT * np.arange(PLANTED)
     for original, copy in zip(originals, copies, strict=True):
         enlarged = np.asarray(Image.fromarray(images[original]).resize((4 * SIZE, 4 * SIZE), Image.Resampling.BICUBIC))
         images[copy] = resize_slice(all_at_once(enlarged, rng), SIZE)[0]
     images.flush()
-    return np.load(path, mmap_mode="r"), patients, np.stack([originals, copies], axis=1)
+    np.save(folder / "planted.npy", np.stack([originals, copies], axis=1))
 
 
-def measure(slices: int) -> dict[str, Any]:
-    """Make the cohort, search it, and count what was found."""
-    facts = machine.facts("cpu", [np, scipy])
-    with tempfile.TemporaryDirectory() as scratch:
-        images, patients, planted = make(slices, Path(scratch) / "images.npy", np.random.default_rng(0))
-        start = time.perf_counter()
+def search(folder: Path, how: str) -> dict[str, Any]:
+    """One of SEARCHES in this process; `other_pairs`: ties beside those planted, of different patients where these are known."""
+    images, planted = np.load(folder / "images.npy", mmap_mode="r"), np.load(folder / "planted.npy")
+    patients = np.arange(len(images)) // PER_PATIENT
+    start = time.perf_counter()
+    if how == "patients known":
         pairs = linked_rows(images, patients.astype(str))
         seconds = time.perf_counter() - start
-    across = pairs[patients[pairs[:, 0]] != patients[pairs[:, 1]]]
-    found = {tuple(pair) for pair in across.tolist()}
-    hits = len({tuple(pair) for pair in planted.tolist()} & found)
+        across = pairs[patients[pairs[:, 0]] != patients[pairs[:, 1]]].tolist()
+        hits, ties = sum(pair in across for pair in planted.tolist()), len(across)
+    else:
+        group = clusters(images)
+        seconds = time.perf_counter() - start
+        hits, ties = int((group[planted[:, 0]] == group[planted[:, 1]]).sum()), len(group) - len(np.unique(group))
+    result = {"seconds": round(seconds, 1), "peak_mb": round(peak_mb(), 1)}
+    return result | {"planted_found": hits, "other_pairs": ties - hits}
+
+
+def measure(slices: int, scratch: Path | None) -> dict[str, Any]:
+    """Make the cohort, search it in both ways, and count what was found."""
+    facts = machine.facts("cpu", [np, scipy])
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        make(slices, Path(folder), np.random.default_rng(0))
+        searches = {}
+        for how in SEARCHES:
+            command = [sys.executable, "-m", "benchmarks.audit", "--only", folder, how]
+            searches[how] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     return {
         "command": f"python -m benchmarks.audit --slices {slices}",
         "machine": facts,
         "slices": slices,
-        "patients": int(patients[-1]) + 1,
+        "patients": -(-slices // PER_PATIENT),
         "image_size": SIZE,
-        "seconds": round(seconds, 1),
-        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6, 1),
+        "array_mb": round(slices * SIZE * SIZE / 1e6),
         "planted": PLANTED,
-        "planted_found": hits,
-        "other_pairs": len(found) - hits,
+        "searches": searches,
     }
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slices", type=int, default=100_000)
-    result = measure(parser.parse_args().slices)
-    write_json("metrics/bench/audit.json", result)
+    parser.add_argument("--scratch", type=Path, help="where to make the temporary folder")
+    parser.add_argument("--only", nargs=2, metavar=("FOLDER", "HOW"), help="just search, to be watched")
+    given = parser.parse_args(arguments)
+    if given.only:
+        print(json.dumps(search(Path(given.only[0]), given.only[1])))
+        return
+    result = measure(given.slices, given.scratch)
+    write_json(RESULT, result)
     print(result)
 
 

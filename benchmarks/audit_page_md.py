@@ -7,10 +7,9 @@ from scipy.stats import beta
 
 INTRO = """# Does the audit find what is wrong?
 
-Written by `{command}` from `metrics/bench/planted_leaks.json`
-(the shuffle control from `metrics/bench/shuffle_control.json`, the speed from `metrics/bench/audit.json`); what each kind of
-leak is, in `benchmarks/plants.py`. Phantom slices are drawn anew for every seed; real ones are the 2,468 usable slices of
-CT-ICH. A leak
+Written by `python -m benchmarks.planted_leaks --render` from `metrics/bench/planted_leaks.json`
+({runs}), `metrics/bench/shuffle_control.json` and `metrics/bench/audit.json`; what each kind of leak is, in
+`benchmarks/plants.py`. Phantom slices are drawn anew for every seed; real ones are the 2,468 usable slices of CT-ICH. A leak
 is caught if the check that is meant for it lists the planted file. Brackets: 95 % interval (Clopper–Pearson); planted files
 are taken as independent. "grey contour": on slices with a head of at least 60 % soft tissue, where lesions are outlined;
 "anywhere": at the skull base and in the face, too, where lines are told from thin bone less well. "white contour in a small
@@ -31,7 +30,8 @@ def render(result: dict[str, Any], shuffle: dict[str, Any] | None, speed: dict[s
     """The page, from the JSON files; the latter two may not be there yet."""
     sets = result["sets"]
     names = [name for name in KIND_NAMES if name in sets]
-    lines = [INTRO.format(command=result["command"]), "## Planted leaks", ""]
+    runs = "; ".join(f"{KIND_NAMES[name]}: {_run(sets[name]['run'])}" for name in names)
+    lines = [INTRO.format(runs=runs), "## Planted leaks", ""]
     lines += ["| planted | " + " | ".join(f"{KIND_NAMES[name]}: caught of planted" for name in names) + " |"]
     lines += ["|---|" + "---|" * len(names)]
     for kind in sets[names[0]]["kinds"]:
@@ -49,12 +49,17 @@ def render(result: dict[str, Any], shuffle: dict[str, Any] | None, speed: dict[s
         lines += _untouched(KIND_NAMES[name], sets[name]["untouched"])
     lines += ["", "What a check means: `strokect/audit.py`, and the modules it names.", ""]
     if speed is not None:
-        lines += ["## The search for near-duplicates at size", "", _speed(speed), ""]
+        lines += ["## The search for near-duplicates at size", "", *_speed(speed), ""]
     if shuffle is not None:
-        lines += ["## Shuffle control", "", "| set | group_by | seeds | flagged |", "|---|---|---|---|"]
+        runs = "; ".join(f"{name}: {_run(run)}" for name, run in shuffle["runs"].items())
+        lines += ["## Shuffle control", "", f"{runs}.", "", "| set | group_by | seeds | flagged |", "|---|---|---|---|"]
         lines += [f"| {row['set']} | {row['group_by']} | {row['seeds']} | {row['flagged']} |" for row in shuffle["rows"]]
         lines.append("")
     return "\n".join(lines)
+
+
+def _run(run: dict[str, Any]) -> str:
+    return f"`{run['command']}` on {run['machine']['date']}, commit {run['commit'][:7]}{run['commit'][40:]}"
 
 
 def _recall(counts: dict[str, int]) -> str:
@@ -74,11 +79,19 @@ def _untouched(name: str, runs: list[dict[str, list[Any]]]) -> list[str]:
     return [f"| {name} | `{c}` | {severity[c]} | {times[c]} of {len(runs)} | {files[c]:,} |" for c in order]
 
 
-def _speed(speed: dict[str, Any]) -> str:
+def _speed(speed: dict[str, Any]) -> list[str]:
     at = speed["machine"]
-    return (
-        f"`{speed['command']}`: {speed['slices']:,} made-up slices of {speed['patients']:,} patients at {speed['image_size']} px "
-        f"took {speed['seconds'] / 60:.1f} min on {at['cores']} cores ({at['cpu']}; load before {at['load_before']}: others may "
-        f"have had part of them), with a peak of {speed['peak_mb'] / 1000:.2f} GB resident, memory-mapped pictures included. "
-        f"{speed['planted_found']} of {speed['planted']} altered copies were found, and {speed['other_pairs']} other pairs."
-    )
+    lines = [
+        f"`{speed['command']}`: {speed['slices']:,} made-up slices of {speed['patients']:,} patients, {speed['image_size']} px, "
+        f"in a memory-mapped array of {speed['array_mb'] / 1000:.2f} GB, on {at['cores']} cores ({at['cpu']}; load before "
+        f"{at['load_before']}: others may have had part of them). Where patients are known the audit searches; where none are, "
+        "`prepare` makes groups of what is alike, and a close hash is enough for a tie.",
+        "",
+        "| | minutes | peak, GB, mapped pages included | altered copies found | other ties |",
+        "|---|---|---|---|---|",
+    ]
+    for name, found in speed["searches"].items():
+        copies = f"{found['planted_found']} of {speed['planted']}"
+        size = f"{found['seconds'] / 60:.1f} | {found['peak_mb'] / 1000:.2f}"
+        lines.append(f"| {name} | {size} | {copies} | {found['other_pairs']} |")
+    return lines

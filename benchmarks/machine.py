@@ -28,6 +28,14 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def commit() -> str:
+    """The commit that is checked out here, and whether code differs from it."""
+    from strokect.report_facts import revision  # here: see above
+
+    sha, changed = revision(Path())
+    return f"{sha} and uncommitted changes" if changed else sha
+
+
 def facts(device: str, modules: Sequence[ModuleType]) -> dict[str, Any]:
     """Date, device, processor, load (processes at work in the last minute; 0 on an idle machine) and versions."""
     versions = {"python": platform.python_version(), **{module.__name__: module.__version__ for module in modules}}

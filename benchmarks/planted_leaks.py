@@ -17,9 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
+import scipy
 from PIL import Image
 
 from benchmarks.audit_page_md import render
+from benchmarks.machine import commit, facts
 from benchmarks.plants import Item, plant, plant_two_classes
 from stages.audit import read_facts
 from stages.prepare import prepare
@@ -150,7 +153,9 @@ def untouched_run(name: str, real: Path | None, seed: int, params: Params) -> di
 def measure(real: Path | None, seeds: int, count: int, params: Params) -> dict[str, Any]:
     """All seeds of phantom and, where it is given, real set."""
     given = "--real FOLDER " if real else ""
-    result: dict[str, Any] = {"command": f"python -m benchmarks.planted_leaks {given}--seeds {seeds} --count {count}", "sets": {}}
+    command = f"python -m benchmarks.planted_leaks {given}--seeds {seeds} --count {count}"
+    run = {"command": command, "commit": commit(), "machine": facts("cpu", [np, scipy, PIL])}
+    result: dict[str, Any] = {"sets": {}}
     for name, folder in (("phantom", None), ("real", real)):
         if name == "real" and folder is None:
             continue
@@ -159,6 +164,7 @@ def measure(real: Path | None, seeds: int, count: int, params: Params) -> dict[s
         runs = [planted_run(name, folder, seed, count, params) for seed in range(seeds)]
         kinds = {kind: [sum(run["kinds"][kind][i] for run in runs) for i in (0, 1)] for kind in runs[0]["kinds"]}
         result["sets"][name] = {
+            "run": run,
             "image_size": SIZE[name],
             "seeds": seeds,
             "kinds": {kind: {"caught": caught, "planted": planted} for kind, (caught, planted) in kinds.items()},
@@ -169,7 +175,7 @@ def measure(real: Path | None, seeds: int, count: int, params: Params) -> dict[s
 
 
 def main() -> None:
-    """Measure, then write the JSON and the page; without --real the real figures of an earlier run stay."""
+    """Measure, then write the JSON and the page; without --real the real figures of an earlier run stay with its command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--real", type=Path, help="folder of the Kaggle set; without it only the phantom")
     parser.add_argument("--seeds", type=int, default=5)

@@ -16,7 +16,7 @@ import numpy as np
 import sklearn
 from scipy.stats import binomtest
 
-from benchmarks.machine import facts, spread
+from benchmarks.machine import commit, facts, spread
 from stages.prepare import prepare
 from strokect.duplicates import linked_rows
 from strokect.files import read_json, write_json
@@ -53,9 +53,13 @@ def measure(prepared: Prepared, linked: Any, source: str, group_by: str, seeds: 
     return controls, seconds
 
 
-def earlier_rows(measured: set[str], path: Path = RESULT) -> list[dict[str, Any]]:
-    """The rows of sets that were not measured now, as an earlier run left them."""
-    return [row for row in read_json(path)["rows"] if row["set"] not in measured] if path.is_file() else []
+def earlier(measured: set[str], path: Path = RESULT) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The rows of sets that were not measured now and how they were made, as an earlier run left them."""
+    if not path.is_file():
+        return [], {}
+    kept = read_json(path)
+    rows = [row for row in kept["rows"] if row["set"] not in measured]
+    return rows, {row["set"]: kept["runs"][row["set"]] for row in rows}
 
 
 def main() -> None:
@@ -63,7 +67,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("ct_ich", nargs="?", type=Path, help="folder of the Kaggle set, e.g. data/raw/kaggle_ct_ich")
     given = parser.parse_args().ct_ich
-    machine = facts("cpu", [np, sklearn])
+    command = f"python -m benchmarks.shuffle_control{' FOLDER' if given else ''}"
+    run = {"command": command, "commit": commit(), "machine": facts("cpu", [np, sklearn])}
     roots = {"phantom": Path("data/raw/phantom")} | ({"kaggle_ct_ich": given} if given else {})
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -91,9 +96,8 @@ def main() -> None:
         "auc_mean_of_seeds": round(float(np.mean([control.auc_mean for control in honest])), 4),
     }
     print(false_alarms)
-    rows += earlier_rows({row["set"] for row in rows})
-    result = {"command": "python -m benchmarks.shuffle_control data/raw/kaggle_ct_ich", "machine": machine}
-    write_json(RESULT, result | {"rows": rows, "false_alarms": false_alarms})
+    before, runs = earlier(set(roots))
+    write_json(RESULT, {"runs": dict.fromkeys(roots, run) | runs, "rows": rows + before, "false_alarms": false_alarms})
 
 
 if __name__ == "__main__":

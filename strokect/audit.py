@@ -12,11 +12,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from strokect import audit_classes, audit_copies, audit_files, audit_labels
-from strokect.duplicates import is_blank, linked_rows, one_slice
+from strokect.duplicates import HASH_BLOCK, is_blank, linked_rows, one_slice
 from strokect.errors import DataError, ParamsError
 from strokect.files import sha256_bytes
 from strokect.finding import Check, Evidence, Finding, count, finding
 from strokect.manifest import has_patients
+from strokect.npy_rows import blocks
 from strokect.params import SHUFFLE_CONTROL, SplitParams
 from strokect.splits import check_feasible
 
@@ -170,7 +171,7 @@ def _gather(
     if len(images) != len(manifest):
         raise DataError(f"data/prepared: {len(images)} images but {len(manifest)} manifest rows; run `dvc repro -f prepare`")
     rows = manifest.reset_index(drop=True).astype({"file": str, "patient": str})
-    rows["pixels"] = [sha256_bytes(image.tobytes()) for image in images]
+    rows["pixels"] = [sha256_bytes(image.tobytes()) for _, block in blocks(images, HASH_BLOCK) for image in block]
     blank = is_blank(images[:, 0])
     # Groups of look-alikes were made of the pairs to be looked at, so that none would be left between groups.
     linked = linked_rows(images[:, 0], rows["patient"].to_numpy(np.str_) if has_patients(cohort) else None)

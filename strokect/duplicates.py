@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 from scipy.fft import dctn
 
 from strokect.near_duplicates import altered_copies, same_slice
+from strokect.npy_rows import blocks
 
 HASH_SIDE = 16  # 16 × 16 coefficients, 256 bits
 MAX_DISTANCE = 16  # re-encoding (JPEG 40), resampling and noise move a CT-ICH slice by ≤ 6 bits, brightness × 1.1 by ≤ 14
@@ -25,9 +26,8 @@ def perceptual_hash(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     # Frequency 0 (the mean and the profiles along each axis) is left out: it says "a head in the middle", which all slices
     # share. With it, two different patients of CT-ICH come within 16 bits; without it the closest pair is at 20.
     low = slice(1, HASH_SIDE + 1)
-    for start in range(0, len(images), HASH_BLOCK):
-        block = np.asarray(images[start : start + HASH_BLOCK], np.float64)
-        spectrum = dctn(block, axes=(1, 2), norm="ortho")[:, low, low].reshape(len(block), -1)  # (B, 256)
+    for start, block in blocks(images, HASH_BLOCK):
+        spectrum = dctn(block.astype(np.float64), axes=(1, 2), norm="ortho")[:, low, low].reshape(len(block), -1)  # (B, 256)
         # Rounding makes what is zero in exact arithmetic (flat or symmetric pictures) zero on every machine.
         spectrum = np.round(spectrum, 6)
         bits = spectrum > np.median(spectrum, axis=1, keepdims=True)
@@ -55,8 +55,7 @@ def near_duplicate_pairs(hashes: NDArray[np.uint8], max_distance: int = MAX_DIST
 
 def is_blank(images: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """(N,) whether each image of (N, S, S) shows (almost) nothing: such pictures are alike without being copies."""
-    blocks = [images[start : start + HASH_BLOCK] for start in range(0, len(images), HASH_BLOCK)]
-    return np.concatenate([block.reshape(len(block), -1).std(axis=1) < MIN_SPREAD for block in blocks])
+    return np.concatenate([block.reshape(len(block), -1).std(axis=1) < MIN_SPREAD for _, block in blocks(images, HASH_BLOCK)])
 
 
 def linked_rows(images: NDArray[np.uint8], patients: NDArray[np.str_] | None = None) -> NDArray[np.int64]:

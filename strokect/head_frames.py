@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter, minimum_filter
 
+from strokect.npy_rows import blocks
 from strokect.registration import Floats
 
 FRAME_CELLS = 32  # side of the grid on which the head is looked for
@@ -21,8 +22,8 @@ def head_frames(images: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     Middle and size are mean and standard deviation of the bright cells of a coarse grid, without what is thinner than two cells.
     """
     out = np.empty((len(images), side, side), np.uint8)
-    for start in range(0, len(images), IMAGES):
-        block = np.asarray(images[start : start + IMAGES], np.float32)
+    for start, pictures in blocks(images, IMAGES):
+        block = pictures.astype(np.float32)
         x, y, spread, _ = _find_heads(block)
         out[start : start + len(block)] = _cut_out(block, x, y, spread, side)
     return out
@@ -31,8 +32,8 @@ def head_frames(images: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 def uncut_frames(images: NDArray[np.uint8], side: int) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
     """Rows (M,) of heads that end in a straight line, and their frames (M, side, side) as if what was cut off were there."""
     rows, frames = [np.empty(0, np.int64)], [np.empty((0, side, side), np.uint8)]
-    for start in range(0, len(images), IMAGES):
-        block = np.asarray(images[start : start + IMAGES], np.float32)
+    for start, pictures in blocks(images, IMAGES):
+        block = pictures.astype(np.float32)
         x, y, spread, level = _find_heads(block)
         left, right, top, bottom = _cut_sides(block, level)
         cut = np.flatnonzero(left | right | top | bottom)

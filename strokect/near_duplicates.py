@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.fft import dctn
 
 from strokect.head_frames import IMAGES, head_frames, uncut_frames
+from strokect.npy_rows import forget_pages
 from strokect.registration import Floats, compare, flipped
 
 COARSE, FINE = 32, 64  # pixels of a side, of the two steps of the comparison
@@ -133,6 +134,7 @@ def _same(
     rows = np.flatnonzero(same)
     if rows.size:
         fine = [head_frames(np.stack([images[i] for i in pairs[rows, side]]), FINE) for side in (0, 1)]
+        forget_pages(images)
         same[rows] = compare(fine[0], flipped(fine[1], FLIPS[flips[rows]]), coarse.motion[rows]).is_same("same")
     return same
 

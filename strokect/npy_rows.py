@@ -5,9 +5,11 @@ A map of the whole file would do, but every page once touched counts as this pro
 
 import errno
 import io
+import mmap
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +73,25 @@ def map_rows(path: Path, start: int = 0, stop: int | None = None) -> NDArray[np.
         return np.empty((0, *shape), np.uint8)
     offset = HEADER_BYTES + start * _row_bytes(shape)
     return np.memmap(path, np.uint8, mode="r", offset=offset, shape=(stop - start, *shape))
+
+
+def blocks(images: NDArray[np.uint8], rows: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """(first row, block of at most `rows` rows) of an array of any kind; pages of a map are given back behind each block."""
+    for start in range(0, len(images), rows):
+        yield start, images[start : start + rows]
+        forget_pages(images)
+
+
+def forget_pages(images: NDArray[Any]) -> None:
+    """Let go of the pages of a file that an array mapped for reading, or a view of one, has touched; others are left alone.
+
+    What is read again comes from the kernel's own copy of the file, which is not this process's memory.
+    """
+    base: Any = images
+    while isinstance(base, np.ndarray) and not base.flags.writeable:
+        base = base.base
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # a map that may be written to would lose its changes
+        base.madvise(mmap.MADV_DONTNEED)
 
 
 def write_rows(path: Path, start: int, rows: Sequence[NDArray[np.uint8]]) -> None:

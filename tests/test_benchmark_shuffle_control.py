@@ -1,8 +1,9 @@
 """The benchmark of the shuffle control builds the cohorts it says it does."""
 
+import json
 from pathlib import Path
 
-from benchmarks.shuffle_control import cohort, earlier_rows, measure
+from benchmarks.shuffle_control import cohort, earlier, measure
 
 
 def test_it_flags_slices_dealt_out_one_by_one_and_no_patients(tmp_path: Path) -> None:
@@ -17,6 +18,8 @@ def test_it_flags_slices_dealt_out_one_by_one_and_no_patients(tmp_path: Path) ->
 
 
 def test_rows_of_a_set_that_is_not_measured_again_stay(tmp_path: Path) -> None:
-    assert earlier_rows({"phantom"}, tmp_path / "none.json") == []
-    (tmp_path / "some.json").write_text('{"rows": [{"set": "phantom", "n": 1}, {"set": "kaggle_ct_ich", "n": 2}]}')
-    assert earlier_rows({"phantom"}, tmp_path / "some.json") == [{"set": "kaggle_ct_ich", "n": 2}]
+    assert earlier({"phantom"}, tmp_path / "none.json") == ([], {})
+    rows = [{"set": "phantom", "n": 1}, {"set": "kaggle_ct_ich", "n": 2}]
+    before = {"rows": rows, "runs": {"phantom": {"commit": "a"}, "kaggle_ct_ich": {"commit": "b"}}}
+    (tmp_path / "some.json").write_text(json.dumps(before))
+    assert earlier({"phantom"}, tmp_path / "some.json") == (rows[1:], {"kaggle_ct_ich": {"commit": "b"}})

@@ -78,11 +78,16 @@ def test_crop_keeps_four_fifths_of_each_side_and_contour_stays_grey(tmp_path: Pa
 def test_the_page_says_what_was_counted() -> None:
     kinds = {"copy": {"caught": 59, "planted": 60}, "cropped copy": {"caught": 60, "planted": 60}}
     untouched: list[dict[str, list[Any]]] = [{"label_conflict": ["error", 121, 0]}, {}]
-    result = {"command": "python -m x", "sets": {"phantom": {"kinds": kinds, "untouched": untouched}}}
+    run = {"command": "python -m x", "commit": "0123456789" * 4 + " and uncommitted changes", "machine": {"date": "2026-11-26"}}
+    result = {"sets": {"phantom": {"run": run, "kinds": kinds, "untouched": untouched}}}
     page = render(result, None, None)
     assert "| copy | 59 of 60: 0.983 [0.911, 1.000] |" in page
     assert "| cropped copy | 60 of 60: 1.000 [0.940, 1.000] |" in page
     assert "| phantom | `label_conflict` | error | 1 of 2 | 121 |" in page
     assert "Shuffle control" not in page
-    shuffle = {"rows": [{"set": "phantom", "group_by": "none", "seeds": 20, "flagged": 20}]}
-    assert "| phantom | none | 20 | 20 |" in render(result, shuffle, None)
+    assert "phantom: `python -m x` on 2026-11-26, commit 0123456 and uncommitted changes" in page
+    shuffle = {
+        "runs": {"phantom": run | {"command": "y"}},
+        "rows": [{"set": "phantom", "group_by": "none", "seeds": 20, "flagged": 20}],
+    }
+    assert "| phantom | none | 20 | 20 |" in (page := render(result, shuffle, None)) and "phantom: `y`" in page
