@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,15 @@ from benchmarks.plants import all_at_once
 from benchmarks.prepare import peak_mb
 from strokect.clusters import clusters
 from strokect.duplicates import linked_rows
+from strokect.file_facts import gather_facts
 from strokect.files import write_json
 from strokect.phantom import make_cohort, window
-from strokect.slices import resize_slice
+from strokect.slices import decode, resize_slice
 
 RESULT = Path("metrics/bench/audit.json")
 FURROWS = 60.0  # grey levels before blurring; 14 after it
 SIZE, PER_PATIENT, BASE_PATIENTS, BASE_SLICES, PLANTED = 128, 25, 60, 10, 100
+FILES, FILE_PX = 300, 512
 SEARCHES = ("patients known", "no patient ids")
 
 
@@ -76,24 +79,37 @@ def search(folder: Path, how: str) -> dict[str, Any]:
     return result | {"planted_found": hits, "other_pairs": ties - hits}
 
 
+def facts_of_files(folder: Path) -> dict[str, Any]:
+    """How long reading takes what files say beside the slice in them: FILES grey PNG of FILE_PX² pixels, by all cores."""
+    heads = [window(piece.hu) for piece in make_cohort(patients=FILES // 10, slices=10, size=SIZE, seed=1)]
+    files = [folder / f"{number:03}.png" for number in range(len(heads))]
+    for file, head in zip(files, heads, strict=True):
+        Image.fromarray(head).resize((FILE_PX, FILE_PX), Image.Resampling.BICUBIC).save(file)
+    start = time.perf_counter()
+    gather_facts(files, [partial(lambda file: decode(file.read_bytes()), file) for file in files])
+    return {"files": len(files), "file_px": FILE_PX, "ms_per_file": round(1000 * (time.perf_counter() - start) / len(files), 1)}
+
+
 def measure(slices: int, scratch: Path | None) -> dict[str, Any]:
     """Make the cohort, search it in both ways, and count what was found."""
-    facts = machine.facts("cpu", [np, scipy])
+    where = machine.facts("cpu", [np, scipy])
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         make(slices, Path(folder), np.random.default_rng(0))
         searches = {}
+        files = facts_of_files(Path(folder))
         for how in SEARCHES:
             command = [sys.executable, "-m", "benchmarks.audit", "--only", folder, how]
             searches[how] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     return {
         "command": f"python -m benchmarks.audit --slices {slices}",
-        "machine": facts,
+        "machine": where,
         "slices": slices,
         "patients": -(-slices // PER_PATIENT),
         "image_size": SIZE,
         "array_mb": round(slices * SIZE * SIZE / 1e6),
         "planted": PLANTED,
         "searches": searches,
+        "facts": files,
     }
 
 

@@ -19,8 +19,9 @@ The limits of the search for altered copies and of drawn lines were set on the s
 seeds, with other random draws of the changes: read the recall as one of known kinds of change, not of any change, and the
 silence on untouched sets as that of sets which were looked at.
 
-Not planted, and known to be seen badly: light grey lines in JPEG pictures of less than 500 px, most of which are missed. And
-in a window narrower than 40/120 a clean slice can be taken for one that was drawn on: the limits are of the brain window.
+Not planted, and known to be seen badly: light grey lines in JPEG pictures of less than 500 px, most of which are missed; and
+mirrored or turned copies filed under the same patient, where only the hash looks (no leak: they stay on one side of a split).
+In a window narrower than 40/120 a clean slice can be taken for one that was drawn on: the limits are of the brain window.
 """
 KIND_NAMES = {"phantom": "phantom", "real": "CT-ICH"}
 TARGET = 0.95  # of every kind
@@ -94,4 +95,12 @@ def _speed(speed: dict[str, Any]) -> list[str]:
         copies = f"{found['planted_found']} of {speed['planted']}"
         size = f"{found['seconds'] / 60:.1f} | {found['peak_mb'] / 1000:.2f}"
         lines.append(f"| {name} | {size} | {copies} | {found['other_pairs']} |")
+    read = speed["facts"]
+    minutes = read["ms_per_file"] * speed["slices"] / 60000
+    lines += [
+        "",
+        "Beside this search the audit reads each file for what it says apart from the slice (drawings, frames, letters, whether "
+        f"it is a head CT): {read['ms_per_file']:.1f} ms for a grey PNG of {read['file_px']}² pixels on these cores, "
+        f"{minutes:.0f} min for {speed['slices']:,}.",
+    ]
     return lines

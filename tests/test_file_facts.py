@@ -9,12 +9,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from benchmarks.plants import contour
+from strokect.dicom_pixels import has_gdcm
 from strokect.errors import ImageError
 from strokect.file_facts import COLUMNS, count_letters, find_frame, gather_facts
 from strokect.images import Picture
 from strokect.overlays import is_drawn_on
 from strokect.phantom import make_cohort, window
 from strokect.pixel_checks import measure
+from strokect.slices import decode
 
 
 @pytest.fixture(scope="module")
@@ -147,3 +149,19 @@ def test_a_picture_that_is_no_jpeg_has_no_quantisation(tmp_path: Path) -> None:
     (tmp_path / "x.jpg").write_bytes(stream.getvalue())  # by its name only
     facts = gather_facts([tmp_path / "x.jpg"], [lambda: Picture(np.zeros((40, 40), np.uint8), 0)])
     assert facts["encoding"].tolist() == ["PNG L"]
+
+
+@pytest.mark.realdata
+def test_lines_on_real_slices_are_seen_and_clean_ones_of_two_scanners_pass(realdata: Path) -> None:
+    rng, drawn = np.random.default_rng(3), []
+    for file in sorted((realdata / "brain-stroke-ct").glob("*/*.jpg"))[7::41]:
+        clean = decode(file.read_bytes())
+        assert not is_drawn_on(clean.grey, measure(clean)), file.name
+        if clean.grey.mean() > 8:
+            lined = Picture(np.asarray(contour(file, rng, colour=False)), 0)
+            drawn.append(is_drawn_on(lined.grey, measure(lined)))
+    assert len(drawn) > 50 and np.mean(drawn) >= 0.95
+    if has_gdcm():
+        for file in (realdata / "dicom").rglob("*.dcm"):
+            clean = decode(file.read_bytes())
+            assert not is_drawn_on(clean.grey, measure(clean)), file.name
