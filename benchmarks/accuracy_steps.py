@@ -43,6 +43,8 @@ PRETRAIN = {
     for patients, more in ((200, ""), (800, " -S data.crop=head"))
 }
 PRETRAINED = CROPPED | {"model.weights": WEIGHTS[200]}
+TOGETHER = PRETRAINED | {"data.image_size": 128, "train.augment.strength": 2}
+TOGETHER_800 = TOGETHER | {"model.weights": WEIGHTS[800]}
 STEPS = {
     "base": Step("Lite0 at 96 px, 8 epochs, no mining", None, SMALL),
     "frozen": Step("stem and first two stages keep their ImageNet weights", "base", FROZEN, kept_for="its time"),
@@ -88,8 +90,20 @@ STEPS = {
     "together": Step(
         "128 px and augmentation of twice the strength, too",
         "phantom-pretrained",
-        PRETRAINED | {"data.image_size": 128, "train.augment.strength": 2},
+        TOGETHER,
         before=PRETRAIN[200],
+    ),
+    "together-800": Step(
+        "pretrained on 640 patients of the phantom, their slices cut to the head",
+        "together",
+        TOGETHER_800,
+        before=PRETRAIN[800],
+    ),
+    "together-800-sequence": Step(
+        "slices judged with their neighbours: for whole series only",
+        "together-800",
+        TOGETHER_800 | IN_SERIES,
+        before=PRETRAIN[800],
     ),
 }
 # Of slices that come alone, and of whole series by the same networks; the first is BEST.
