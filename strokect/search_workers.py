@@ -8,6 +8,7 @@ processes of one machine.
 import contextlib
 import fcntl
 import os
+import random
 import secrets
 import time
 import warnings
@@ -52,6 +53,8 @@ class DatabaseWorkers:
     def __init__(self, grace_s: float):
         self.name, self.grace_s = _new_name(), grace_s
         self._unsigned: dict[int, float] = {}  # trial → when it was first seen without the signature of its worker
+        self._dropped: dict[int, float] = {}  # … and when it was first seen given up and queued again by nobody
+        self._patience_s = grace_s * random.uniform(1, 2)  # workers must not queue a dropped one in the same moment
 
     def begin(self) -> None:
         pass
@@ -70,6 +73,11 @@ class DatabaseWorkers:
                 with contextlib.suppress(ValueError, UpdateFinishedTrialError):  # another worker was first
                     study.tell(number, state=TrialState.FAIL)
                     self.give_back(study, number)
+        # To give up and to queue again are two steps, and whoever does them may die between.
+        self._dropped = {t.number: self._dropped.get(t.number, now) for t in dropped(study)}
+        for number, since in self._dropped.items():
+            if now - since > self._patience_s:
+                self.give_back(study, number)
 
     def give_back(self, study: optuna.Study, number: int) -> None:
         _retry()(study, study.trials[number])
@@ -95,11 +103,8 @@ class JournalWorkers:
             if not self._lives(signature(trial)):
                 study.tell(trial.number, state=TrialState.FAIL)
         # Found again from what is in the journal, so that none is lost if this process dies between the two steps.
-        failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
-        retried = {number for trial in study.get_trials(deepcopy=False) for number in history(trial)}
-        for trial in failed:
-            if ERROR not in trial.user_attrs and trial.number not in retried:
-                _retry()(study, trial)
+        for trial in dropped(study):
+            _retry()(study, trial)
 
     def give_back(self, study: optuna.Study, number: int) -> None:
         pass  # it has failed without an error: whoever looks next finds it
@@ -136,6 +141,13 @@ def signature(trial: FrozenTrial) -> str:
     """The name of the worker that took a trial, empty if it died before signing."""
     name, number = trial.user_attrs.get("worker", ["", -1])
     return str(name) if number == trial.number else ""
+
+
+def dropped(study: optuna.Study) -> list[FrozenTrial]:
+    """Trials that failed with their process and not by their values, and that none repeats yet."""
+    trials = study.get_trials(deepcopy=False)
+    retried = {number for trial in trials for number in history(trial)}
+    return [t for t in trials if t.state is TrialState.FAIL and ERROR not in t.user_attrs and t.number not in retried]
 
 
 def history(trial: FrozenTrial) -> list[int]:

@@ -38,7 +38,7 @@ from strokect.search import Objective, Search, open_study, winning_command
 from strokect.search_report import count, write_report
 from strokect.search_space import KEYS, Values, current_values, overrides, values_of, what_stays, with_values
 from strokect.search_trial import FailedTrialError, TuningSet, calibrated_log_loss, make_tuning_set, train_trial
-from strokect.search_workers import history, signature
+from strokect.search_workers import ERROR, history, signature
 from strokect.splits import SPLIT, development_rows, read_split, rows_of_test_part, training_rows
 from strokect.tracking import Tracker
 
@@ -162,6 +162,28 @@ def test_the_trial_of_a_worker_that_breaks_is_tried_again(tmp_path: Path, kind: 
     counts = count(study)
     assert (counts.done, counts.abandoned, counts.failed) == (3, 1, 0)
     assert any(trial.user_attrs.get("baseline") for trial in study.trials if trial.state is TrialState.COMPLETE)
+
+
+@pytest.mark.parametrize("kind", ["journal", "database"])
+def test_a_trial_whose_rescuer_died_is_queued_again_once(tmp_path: Path, kind: str) -> None:
+    params = search_params(tmp_path, trials=3, heartbeat_s=1)
+    if kind == "database":
+        params = replace(params, search=replace(params.search, storage=f"sqlite:///{tmp_path}/search.db"))
+    study, workers = open_study(params, SETTING)
+    for error in ("", "the loss is not finite"):
+        trial = study.ask()
+        if error:
+            trial.set_user_attr(ERROR, error)
+        study.tell(trial, state=TrialState.FAIL)  # given up, and the process that would queue it again is gone
+    workers.retry_abandoned(study)
+    at_once = [history(trial) for trial in study.trials if history(trial)]
+    assert at_once == ([[0]] if kind == "journal" else [])  # where nobody else looks; else someone may be about to do it
+    deadline = time.monotonic() + 20
+    while not any(history(trial) for trial in study.trials) and time.monotonic() < deadline:
+        time.sleep(0.2)
+        workers.retry_abandoned(study)
+    workers.retry_abandoned(study)
+    assert [history(trial) for trial in study.trials if history(trial)] == [[0]]
 
 
 def test_values_that_kill_every_worker_are_given_up(tmp_path: Path) -> None:
