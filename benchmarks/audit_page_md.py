@@ -21,7 +21,8 @@ silence on untouched sets as that of sets which were looked at.
 
 Not planted, and known to be seen badly: light grey lines in JPEG pictures of less than 500 px, most of which are missed; and
 mirrored or turned copies filed under the same patient, where only the hash looks (no leak: they stay on one side of a split).
-In a window narrower than 40/120 a clean slice can be taken for one that was drawn on: the limits are of the brain window.
+In a window narrower than 40/120 a clean slice can be taken for one that was drawn on: the limits are of the brain window. And
+what is thin, sharp and bright in the head counts as drawn, too, a drain or an electrode for one: look at what is listed.
 """
 KIND_NAMES = {"phantom": "phantom", "real": "CT-ICH"}
 TARGET = 0.95  # of every kind

@@ -26,12 +26,9 @@ def identical_within_patient(evidence: Evidence) -> Finding | None:
 
 def near_duplicates_across_patients(evidence: Evidence) -> Finding | None:
     """A slice and an altered copy of it (re-encoded, resized, mirrored, turned, cropped, brightened) under two patient ids."""
-    groups = [pair for pair in _pairs(evidence, evidence.linked) if pair["patient"].nunique() > 1]
-    other = sum(pair["label"].nunique() > 1 for pair in groups)
-    message = (
-        f"{count(len(groups), 'pair')} of different {evidence.owner}s show the same slice, altered; {other} with different labels"
-    )
-    return finding("near_duplicates_across_patients", "error", message, groups)
+    rows = evidence.linked[~_alike("patient", evidence, evidence.linked)]
+    message = f"{count(len(rows), 'pair')} of different {evidence.owner}s show the same slice, altered; {_torn(evidence, rows)}"
+    return _near("near_duplicates_across_patients", "error", message, evidence, rows)
 
 
 def near_duplicates_across_classes(evidence: Evidence) -> Finding | None:
@@ -39,21 +36,34 @@ def near_duplicates_across_classes(evidence: Evidence) -> Finding | None:
 
     Thin neighbours where a lesion ends are all but alike with different labels, too, and rightly so: the brains are compared.
     """
-    groups = _pairs(evidence, evidence.torn)
-    message = f"{count(len(groups), 'pair')} of one {evidence.owner} show the same slice, altered, with different labels"
-    return finding("near_duplicates_across_classes", "error", message, groups)
+    rows = evidence.torn
+    message = f"{count(len(rows), 'pair')} of one {evidence.owner} show the same slice, altered, with different labels"
+    return _near("near_duplicates_across_classes", "error", message, evidence, rows)
 
 
 def near_duplicates_within_patient(evidence: Evidence) -> Finding | None:
     """Two slices of a patient that can hardly be told apart: thin neighbouring slices, or one slice twice."""
-    groups = [pair for pair in _pairs(evidence, evidence.linked) if pair["patient"].nunique() == 1]
-    other = sum(pair["label"].nunique() > 1 for pair in groups)
-    message = f"{count(len(groups), 'pair')} of slices of one {evidence.owner} are all but alike; {other} with different labels"
-    return finding("near_duplicates_within_patient", "warning", message, groups)
+    rows = evidence.linked[_alike("patient", evidence, evidence.linked)]
+    message = f"{count(len(rows), 'pair')} of slices of one {evidence.owner} are all but alike; {_torn(evidence, rows)}"
+    return _near("near_duplicates_within_patient", "warning", message, evidence, rows)
 
 
-def _pairs(evidence: Evidence, rows: NDArray[np.int64]) -> list[pd.DataFrame]:
-    return [evidence.manifest.iloc[[int(a), int(b)]] for a, b in rows]
+def _alike(column: str, evidence: Evidence, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(P,) whether the two rows of each pair (P, 2) have one value in `column`. Thin series have some pairs per slice."""
+    values = evidence.manifest[column].to_numpy()
+    return np.asarray(values[rows[:, 0]] == values[rows[:, 1]], np.bool_)
+
+
+def _torn(evidence: Evidence, rows: NDArray[np.int64]) -> str:
+    return f"{np.count_nonzero(~_alike('label', evidence, rows))} with different labels"
+
+
+def _near(check: str, severity: Severity, message: str, evidence: Evidence, rows: NDArray[np.int64]) -> Finding | None:
+    if not len(rows):
+        return None
+    files = evidence.manifest["file"].to_numpy(object)
+    pairs = tuple(zip(*(files[rows[:, side]].tolist() for side in (0, 1)), strict=True))
+    return Finding(check, severity, message, tuple(sorted(set(files[rows].ravel()))), pairs)
 
 
 def _identical(check: str, severity: Severity, evidence: Evidence, column: str, how: str) -> Finding | None:

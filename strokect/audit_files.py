@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 
 from strokect.file_names import is_overlay, is_suspicious
 from strokect.finding import Evidence, Finding, Severity, count, finding, first
@@ -42,17 +43,20 @@ def suspicious_names(evidence: Evidence) -> Finding | None:
 
 
 def unlike_head_ct(evidence: Evidence) -> Finding | None:
-    """Pictures that the service would not take for a head CT slice in the brain window: MRI, another part of the body or window.
+    """Pictures that are hardly a head CT slice in the brain window, by `file_facts.TELLING`: MRI, another body part or window.
 
-    An error where most of them are so, of all or of one class; a few at the skull base and the vertex are in each cohort.
+    An error where most of a class are so; a few at the skull base and the vertex are in each cohort. The limits are those that
+    the pixel checks have before they have seen data: a release fits its own, which are never tighter.
     """
     if evidence.facts is None:
         return None
     rows = evidence.manifest
     unlike = (evidence.facts["unlike"] != "").to_numpy()
     of_class = {name: unlike[rows["label"] == label] for label, name in ((1, "positive"), (0, "negative"))}
-    by_patient = rows.assign(unlike=unlike).groupby("patient")["unlike"].agg(["mean", "size"])
-    patients = by_patient.index[(by_patient["mean"] > MOST) & (by_patient["size"] >= MIN_SLICES)]
+    patients = pd.Index([])
+    if evidence.has_patients:  # slices of the vertex are alike, and so a group of their own where nobody knows whose they are
+        by_patient = rows.assign(unlike=unlike).groupby("patient")["unlike"].agg(["mean", "size"])
+        patients = by_patient.index[(by_patient["mean"] > MOST) & (by_patient["size"] >= MIN_SLICES)]
     severity: Severity = "error" if any(own.mean() > MOST for own in of_class.values() if len(own) >= MIN_SLICES) else "warning"
     if severity == "warning" and unlike.mean() <= MANY and not len(patients):
         return None
@@ -60,9 +64,10 @@ def unlike_head_ct(evidence: Evidence) -> Finding | None:
     shares = " and ".join(f"{np.count_nonzero(own)} of {len(own)} {name}" for name, own in of_class.items())
     message = (
         f"{shares} slices do not look like a head CT in the brain window, as MRI or another part of the body would not: "
-        f"{first((f'{number} × {REASONS[code]}' for code, number in codes.most_common()), '; ')}; "
-        f"{count(len(patients), evidence.owner)} of whom most slices are so"
+        f"{first((f'{number} × {REASONS[code]}' for code, number in codes.most_common()), '; ')}"
     )
+    if len(patients):
+        message += f"; {count(len(patients), 'patient')} of whom most slices are so"
     files = tuple(sorted(rows["file"][unlike]))
     return Finding("unlike_head_ct", severity, message, files, details=first(map(str, patients)))
 

@@ -13,7 +13,14 @@ from PIL import Image
 from strokect.finding import Finding
 
 MAX_SHOWN = 12  # pairs, or single pictures, of one finding
-SINGLE = ("overlays", "frame_by_class", "text_by_class", "suspicious_names", "label_conflict")  # files shown one by one
+SINGLE = (
+    "overlays",
+    "unlike_head_ct",
+    "frame_by_class",
+    "text_by_class",
+    "suspicious_names",
+    "label_conflict",
+)  # files shown one by one
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,9 @@ SAMPLES_PER_CELL = 2
 MAX_INTENSITY_SLICES = 1000  # per class; evenly taken from the whole cohort
 LEVELS = 60  # bins of a grey level histogram
 END_LEVELS = 8  # grey levels at each end of the window that count as clipped: air in a JPEG is 0 to 7
-HU_SOURCES = ("phantom", "dicom", "nifti")  # whose grey levels were made from HU by a window that is known
+# Whose grey levels were made from HU by a window that is known. Those of the others were, too, where the window is not the one
+# that pictures have baked in: then `prepare` has refused pictures.
+HU_SOURCES = ("phantom", "dicom", "nifti")
 BRAIN_WINDOW_HU = (40.0, 120.0)  # level and width, unless cohort.json names another
 
 
@@ -108,9 +110,10 @@ def position_counts(manifest: pd.DataFrame) -> pd.DataFrame:
 
 def hu_window(cohort: dict[str, Any]) -> tuple[float, float] | None:
     """Level and width in HU of the window that made the first channel's grey levels; None where HU are not known."""
-    if cohort.get("source") not in HU_SOURCES:
+    windows = cohort.get("windows") or [BRAIN_WINDOW_HU]
+    if cohort.get("source") not in HU_SOURCES and [tuple(window) for window in windows] == [BRAIN_WINDOW_HU]:
         return None
-    level, width = cohort["windows"][0] if cohort.get("windows") else BRAIN_WINDOW_HU
+    level, width = windows[0]
     return float(level), float(width)
 
 

@@ -21,7 +21,8 @@ from strokect.overlays import is_drawn_on
 from strokect.pixel_checks import GUARDS, find_flags, measure
 
 COLUMNS = ["file_kb", "encoding", "frame_px", "frame_level", "letters", "drawn", "unlike"]
-ELSEWHERE = {"annotation", "colour", "blank"}  # flags of the pixel checks that other checks of the audit stand for
+# Codes of `pixel_checks` that tell another thing from a head CT. The others tell how a picture was cut out, framed or written on.
+TELLING = {"no_skull_ring", "bone_share", "air_in_head", "window", "background"}
 EVEN = 12, 0.9  # grey levels around its median that this share of a frame's pixels is within
 MAX_FRAME = 0.06  # of the shorter side
 LETTER = 0.008, 0.05  # least and largest height and width, as shares of the shorter side
@@ -35,7 +36,7 @@ def gather_facts(files: Sequence[Path], pictures: Sequence[Callable[[], Picture]
     file_kb: size of the file, NaN where rows have no file of their own. encoding: format and, of JPEG, a short hash of its
     quantisation tables. frame_px: width of an even frame that is not black, frame_level: grey level of the outermost pixels.
     letters: how many marks of a letter's size lie beside the head. drawn: whether something is drawn on the slice. unlike: the
-    codes of `pixel_checks`, separated by commas, by which it is no head CT slice in the brain window, "" where it is one.
+    codes in TELLING, separated by commas, by which it is no head CT slice in the brain window, "" where it is one.
     """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         rows = list(pool.map(_facts, files, pictures))
@@ -50,7 +51,7 @@ def _facts(file: Path, picture: Callable[[], Picture]) -> tuple[float, str, int,
         return size, encoding, 0, 0.0, 0, False, ""
     frame_px, frame_level = find_frame(seen.grey)
     measured = measure(seen)
-    unlike = ",".join(flag for flag in find_flags(measured, GUARDS) if flag not in ELSEWHERE)
+    unlike = ",".join(flag for flag in find_flags(measured, GUARDS) if flag in TELLING)
     return size, encoding, frame_px, frame_level, count_letters(seen.grey), is_drawn_on(seen.grey, measured), unlike
 
 

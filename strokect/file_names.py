@@ -5,13 +5,22 @@ from collections.abc import Mapping
 
 # Seen in public copies: copies by file managers and browsers, augmented or generated pictures, slices with the lesion's contour
 # drawn on them. The words stand alone ("aug_12", "x - Copy", "augImage"), so that names such as "Augsburg" or "copyright" pass.
-WORDS = "copy|copie|kopie|copia|kopya|aug(mented|mentations?)?|synthetic|synth|[hv]?flip(ped)?|rot(ated?|ations?)?|mirror(ed)?"
-CAMEL = "Copy|Aug|Augmented|Synthetic|Flip|Flipped|Rot|Rotated|Mirror|Mirrored"  # behind a small letter or before a capital one
+WORDS = (
+    "copy|copies|copied|copie|kopie|kopia|copia|kopya|duplicates?|duplicated|(img)?aug(mented|mentations?)?|synthetic|synth|"
+    r"[hv]?flip(ped)?|flip(lr|ud)|rot(?=[-_ ]?\d)|rotat(e|ed|ions?)|mirror(ed)?"
+)
+CAMEL = "Copy|Aug|Augmented|Synthetic|Flip|Flipped|Rot|Rotated|Mirror|Mirrored"  # behind a letter or before a capital one
 SUSPICIOUS = re.compile(rf"(?<![a-z])(?:{WORDS})(?![a-z])", re.IGNORECASE)
-IN_CAMEL = re.compile(rf"(?:(?<=[a-z])(?:{CAMEL})|(?<![A-Za-z])(?:{CAMEL}|{CAMEL.lower()})(?=[A-Z]))(?![a-z])")
+IN_CAMEL = re.compile(rf"(?:(?<=[A-Za-z])(?:{CAMEL})|(?<![A-Za-z])(?:{CAMEL}|{CAMEL.lower()})(?=[A-Z]))(?![a-z])")
 SAVED_AGAIN = re.compile(r"\(\d+\) ?\(\d+\)(?=\.\w+$|$)")  # "58 (12) (1).jpg": a browser's second download of "58 (12).jpg"
 OVERLAY = re.compile(r"(?<![a-z])overlays?(?![a-z])", re.IGNORECASE)
-AUGUST = re.compile(r"\d{1,2}[-_. ]?aug[-_. ]?(19|20)\d\d(?!\d)", re.IGNORECASE)  # 12 Aug 2019: exports name folders by date
+# Exports name folders by date: 12 Aug 2019, Aug 12 2019, AUG2019; 2019-Aug-12, 2019/Aug; 12AUG19, 12-AUG-19.
+AUGUST = re.compile(
+    r"(\d{1,2}[-_. ]?)?aug[-_., ]*(\d{1,2}(st|nd|rd|th)?[-_., ]+)?(19|20)\d\d(?!\d)"
+    r"|(?<!\d)(19|20)\d\d[-_. /]?aug([-_. /]?\d{1,2})?(?![a-z0-9])"
+    r"|(?<!\d)\d{1,2}[-. ]?aug[-. ]?\d\d(?!\d)",
+    re.IGNORECASE,
+)
 
 
 def is_suspicious(name: str) -> bool:

@@ -52,7 +52,7 @@ class Evidence:
     @property
     def owner(self) -> str:
         """What a value of the column `patient` is, in a message."""
-        return "patient" if self.has_patients else "group of look-alikes"
+        return "patient" if self.has_patients else "look-alike group"
 
 
 Check = Callable[[Evidence], Finding | None]

@@ -50,6 +50,8 @@ def open_volume(path: Path) -> Volume:
         raise ImageError("multi_frame", f"the volume has {len(shape)} dimensions; 3 are read")
     if int(np.prod(shape, dtype=np.float64)) > MAX_VOXELS:
         raise ImageError("too_many_pixels", f"{'×'.join(map(str, shape))} voxels; at most {MAX_VOXELS:,} are accepted")
+    if (stored := image.get_data_dtype()).kind not in "iuf":
+        raise ImageError("not_hounsfield", f"voxels of the type {stored} (colour, or complex numbers) are no Hounsfield units")
     header, affine = image.header, np.asarray(image.affine, np.float64)
     if not (int(header["sform_code"]) or int(header["qform_code"])):
         raise ImageError("not_axial", "the volume does not say how the head lies in it (sform and qform codes are 0)")
@@ -112,7 +114,7 @@ class Volumes:
             raise kept
         stored, slope, intercept = kept
         hu = axial_slice(stored, volume, k).astype(np.float32) * np.float32(slope) + np.float32(intercept)
-        return np.nan_to_num(np.ascontiguousarray(hu), nan=AIR_HU)
+        return np.where(np.isfinite(hu), hu, np.float32(AIR_HU))
 
 
 def _checked(volume: Volume) -> tuple[NDArray[Any], float, float] | ImageError:
@@ -128,7 +130,9 @@ def _checked(volume: Volume) -> tuple[NDArray[Any], float, float] | ImageError:
 
 def _load(path: Path) -> Any:
     try:
-        return nibabel.load(path)
+        image: Any = nibabel.load(path)
+        image.get_data_dtype()  # raises for a type that numpy lacks here
+        return image
     except Exception:  # hostile headers raise anything; the text may echo file content
         raise ImageError("unreadable_file", "not a readable NIfTI file (damaged, truncated or of another kind)") from None
 

@@ -193,7 +193,9 @@ def test_labels_per_series_are_checked_by_series(case: Case) -> None:
 def evidence_of(unlike: list[str], patients: list[str], labels: list[int]) -> Evidence:
     rows = pd.DataFrame({"file": [f"{i:03}" for i in range(len(unlike))], "patient": patients, "label": labels})
     nothing = np.empty((0, 2), np.int64)
-    return Evidence(rows, (), nothing, nothing, rows[:0], {"patient_ids": True}, pd.DataFrame({"unlike": unlike}), None)
+    return Evidence(
+        rows, (), nothing, nothing, rows[:0], {"patient_level_verifiable": True}, pd.DataFrame({"unlike": unlike}), None
+    )
 
 
 def test_pictures_of_something_else_are_an_error_where_a_class_is_of_them_and_a_warning_below() -> None:
@@ -213,6 +215,10 @@ def test_pictures_of_something_else_are_an_error_where_a_class_is_of_them_and_a_
     assert "p9" not in patient.message
     of_class = found(dict.fromkeys(range(11), "no_skull_ring"))  # of 20 positive ones, of 100 in all
     assert of_class is not None and of_class.severity == "error"
+    groups = evidence_of(["bone_share"] * 3 + [""] * 97, patients, labels)
+    alone = replace(groups, manifest=groups.manifest.assign(patient=["v"] * 3 + ["w"] * 97))  # slices of the vertex are alike
+    assert unlike_head_ct(alone) is not None
+    assert unlike_head_ct(replace(alone, cohort={"patient_level_verifiable": False})) is None
     assert unlike_head_ct(replace(evidence_of([""] * 4, list("aabb"), [0, 0, 1, 1]), facts=None)) is None
 
 
@@ -417,7 +423,7 @@ def test_an_altered_copy_with_another_label_is_an_error_and_a_neighbour_is_none(
     assert list(case.findings()) == ["near_duplicates_within_patient", *([] if ids else ["patient_level"])]
     case.manifest.loc[1, "label"] = 0
     finding = case.findings()["near_duplicates_across_classes"]
-    owner = "patient" if ids else "group of look-alikes"
+    owner = "patient" if ids else "look-alike group"
     assert finding.severity == "error" and finding.pairs == (("a (0).jpg", "a (1).jpg"),)
     assert finding.message == f"1 pair of one {owner} show the same slice, altered, with different labels"
     assert f"of slices of one {owner} are" in case.findings()["near_duplicates_within_patient"].message

@@ -110,6 +110,8 @@ def test_intensity_is_a_share_of_the_class_s_pixels_inside_the_window() -> None:
         ({"source": "dicom", "windows": [[80, 200], [40, 80]]}, (80.0, 200.0)),
         ({"source": "kaggle_ct_ich"}, None),  # the window is baked in, and nobody says which
         ({"source": "folder"}, None),
+        ({"source": "manifest", "windows": [[40, 120]]}, None),
+        ({"source": "folder", "windows": [[40, 80], [80, 200], [40, 40]]}, (40.0, 80.0)),  # of DICOM files: pictures were refused
     ],
 )
 def test_hu_only_where_they_are_known(cohort: dict[str, object], window: tuple[float, float] | None) -> None:

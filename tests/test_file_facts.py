@@ -13,9 +13,10 @@ from strokect.dicom_pixels import has_gdcm
 from strokect.errors import ImageError
 from strokect.file_facts import COLUMNS, count_letters, find_frame, gather_facts
 from strokect.images import Picture
-from strokect.overlays import is_drawn_on
+from strokect.morphology import dilate, erode
+from strokect.overlays import DRAWN, is_drawn_on
 from strokect.phantom import make_cohort, window
-from strokect.pixel_checks import measure
+from strokect.pixel_checks import GUARDS, find_flags, measure
 from strokect.slices import decode
 
 
@@ -56,7 +57,7 @@ def test_a_curve_of_one_level_counts_beside_some_ink_and_neither_does_alone(head
     stream = io.BytesIO()
     picture.save(stream, "JPEG", quality=90)
     arc = np.asarray(Image.open(stream))
-    ink = dict.fromkeys(("bright_strokes", "dark_strokes", "strokes"), 0.0)
+    ink = dict.fromkeys(("bright_strokes", "dark_strokes", "strokes", "fine_noise"), 0.0)
     assert is_drawn_on(arc, ink | {"bright_strokes": 1.0})
     assert not is_drawn_on(plain, ink | {"bright_strokes": 1.0})
     assert not is_drawn_on(arc, ink | {"bright_strokes": 0.5})
@@ -140,7 +141,33 @@ def test_what_is_no_head_ct_is_told_by_the_codes_of_the_pixel_checks(heads: list
     facts = gather_facts([file] * 3, [lambda pixels=pixels: Picture(pixels, 0) for pixels in (heads[3], noise, blank)])  # type: ignore[misc]
     clean, other, empty = facts["unlike"]
     assert clean == "" and empty == ""  # blank slices are another check's
-    assert {"background", "inverted", "no_skull_ring"} <= set(other.split(","))
+    assert {"background", "no_skull_ring"} <= set(other.split(","))
+
+
+def test_a_frame_and_a_close_cut_do_not_make_another_thing_of_a_head(heads: list[NDArray[np.uint8]], tmp_path: Path) -> None:
+    file = tmp_path / "x.png"
+    Image.fromarray(heads[3]).save(file)
+    head = dilate(erode(heads[3], 9), 9) > 60  # without the headrest
+    rows, columns = np.flatnonzero(head.any(axis=1)), np.flatnonzero(head.any(axis=0))
+    framed, cut = heads[3].copy(), heads[3][rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    framed[:2] = framed[-2:] = framed[:, :2] = framed[:, -2:] = 200
+    pictures = [Picture(framed, 0), Picture(cut, 0), Picture(255 - heads[3], 0)]
+    for picture in pictures[:2]:
+        assert {"frame", "head_size"} & set(find_flags(measure(picture), GUARDS))  # the service would not have them
+    unlike = gather_facts([file] * 3, [lambda picture=picture: picture for picture in pictures])["unlike"].tolist()  # type: ignore[misc]
+    assert unlike[:2] == ["", ""] and "background" in unlike[2]
+
+
+def test_noise_is_no_ink(heads: list[NDArray[np.uint8]]) -> None:
+    rng = np.random.default_rng(0)
+    found = []
+    for head in heads[::4]:
+        noisy = enlarged(head, 512) + rng.normal(0, 30, (512, 512)) * (enlarged(head, 512) > 20)
+        picture = Picture(np.clip(noisy, 0, 255).astype(np.uint8), 0)
+        measured = measure(picture)
+        found.append(measured["strokes"])
+        assert not is_drawn_on(picture.grey, measured)
+    assert max(found) > DRAWN["strokes"]  # which counts noise
 
 
 def test_a_picture_that_is_no_jpeg_has_no_quantisation(tmp_path: Path) -> None:

@@ -27,7 +27,16 @@ from strokect.file_names import is_overlay, is_suspicious
             "augmented/7.png",
         ),
         *("img_flip.png", "hflip_3.png", "3_flipped.png", "rotated_12.png", "12_rot90.png", "imageRotated.png", "mirror_1.png"),
-        *("synthetic_4.png", "synth/4.png"),
+        *(
+            "synthetic_4.png",
+            "synth/4.png",
+            "fliplr_3.png",
+            "imgaug3.png",
+            "IMGCopy.png",
+            "Kopia x.png",
+            "duplicate_3.png",
+            "x_copied.png",
+        ),
     ],
 )
 def test_names_of_copies_and_of_what_was_made(name: str) -> None:
@@ -37,6 +46,8 @@ def test_names_of_copies_and_of_what_was_made(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
+        *("2019-Aug-12/IM1.png", "Aug 12 2019/1.png", "AUG2019/1.png", "CT_Aug_2019/1.png", "12AUG19/1.png", "12-AUG-19_3.dcm"),
+        *("2021/Aug/P1_1.png", "Aug 3rd, 2020/1.png", "ROT/1.png", "Rot_a.png"),
         *("Augsburg/1.png", "copyright.png", "daughter.png", "Augusta_3.png", "12 Aug 2019/1.png", "03-AUG-2021_4.dcm"),
         *("58 (12).jpg", "58 (1).png", "a (1) b (2) c.png", "carotid.png", "rotterdam_1.png", "Flipper.png", "mirrorless.png"),
         *("synthesis.png", "IMG0001.dcm", "parrot_1.png"),

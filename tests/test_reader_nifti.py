@@ -228,6 +228,13 @@ def bomb(path: Path) -> None:
     path.write_bytes(gzip.compress(bytes(header) + bytes(100)))
 
 
+def quadruple(path: Path) -> None:
+    """Voxels of the type 1536, numbers of 128 bits."""
+    content = bytearray(nibabel.Nifti1Image(head(), RAS).to_bytes())
+    content[70:74] = np.array([1536, 128], "<i2").tobytes()
+    path.write_bytes(bytes(content) + bytes(7 * head().nbytes))
+
+
 BAD = {
     "a text": (lambda path: path.write_bytes(b"no volume"), "not a readable NIfTI file"),
     "a cut one": (cut, "voxels cannot be read"),
@@ -235,6 +242,9 @@ BAD = {
     "four dimensions": (lambda path: save(path, np.stack([head()] * 2, -1)), "4 dimensions"),
     "no orientation": (lambda path: save(path, head(), code=0), "does not say how the head lies"),
     "grey levels": (unhounsfield, "values from 0 to 255 are no Hounsfield units"),
+    "colours": (lambda path: save(path, np.zeros(SHAPE, [(c, "u1") for c in "RGB"])), "are no Hounsfield units"),
+    "complex numbers": (lambda path: save(path, head().astype(np.complex64)), "are no Hounsfield units"),
+    "16 bytes a voxel": (quadruple, "not a readable NIfTI file"),
     "shares": (lambda path: save(path, np.random.default_rng(0).random(SHAPE).astype(np.float32)), "no Hounsfield units"),
 }
 
@@ -253,6 +263,13 @@ def test_a_bad_volume_is_named_or_counted(tmp_path: Path, volumes: Path, kind: s
     assert cohort["n_slices"] == 21 and {item["file"][: len(bad.name) + 9] for item in cohort["unreadable"]} == {
         f"ct_scans/{bad.name}"
     }
+
+
+def test_voxels_that_are_no_number_are_air(tmp_path: Path) -> None:
+    hu = head().astype(np.float32)
+    hu[20, 20:23, 3] = np.nan, np.inf, -np.inf
+    shown = Volumes().slice_hu(open_volume(save(tmp_path / "a.nii", hu)), 3)
+    assert np.isfinite(shown).all() and (shown == -1024).sum() == 3
 
 
 def test_few_volumes_are_held_at_a_time(tmp_path: Path) -> None:
