@@ -107,4 +107,4 @@ STEPS = {
     ),
 }
 # Of slices that come alone, and of whole series by the same networks; the first is BEST.
-HEADLINES = ("bleeds", "sequence")
+HEADLINES = ("together-800", "together-800-sequence")
