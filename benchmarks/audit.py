@@ -2,9 +2,9 @@
 
     python -m benchmarks.audit [--slices 100000] [--scratch /tmp]
 
-Each slice is a mixture of two phantom slices with furrows of its own: as alike as heads are, and no two the same. Searched twice,
-each time in a process of its own: as the audit does where patients are known, and as `prepare` does where none are and what is
-alike becomes a group. Peaks are of the whole process, pages of the memory-mapped pictures included.
+Each slice is a mixture of two phantom slices with furrows of its own: as alike as heads are, and no two the same. Searched as
+`prepare` does it where no patient is known and what is alike becomes a group; where they are known, the audit does the same and
+looks at fewer pairs. The peak is that of a process which only searches, pages of the memory-mapped pictures included.
 """
 
 import argparse
@@ -27,7 +27,6 @@ from benchmarks import machine
 from benchmarks.plants import all_at_once
 from benchmarks.prepare import peak_mb
 from strokect.clusters import clusters
-from strokect.duplicates import linked_rows
 from strokect.file_facts import gather_facts
 from strokect.files import write_json
 from strokect.phantom import make_cohort, window
@@ -37,7 +36,6 @@ RESULT = Path("metrics/bench/audit.json")
 FURROWS = 60.0  # grey levels before blurring; 14 after it
 SIZE, PER_PATIENT, BASE_PATIENTS, BASE_SLICES, PLANTED = 128, 25, 60, 10, 100
 FILES, FILE_PX = 300, 512
-SEARCHES = ("patients known", "no patient ids")
 
 
 def make(slices: int, folder: Path, rng: np.random.Generator) -> None:
@@ -61,22 +59,15 @@ def make(slices: int, folder: Path, rng: np.random.Generator) -> None:
     np.save(folder / "planted.npy", np.stack([originals, copies], axis=1))
 
 
-def search(folder: Path, how: str) -> dict[str, Any]:
-    """One of SEARCHES in this process; `other_pairs`: ties beside those planted, of different patients where these are known."""
+def search(folder: Path) -> dict[str, Any]:
+    """Group the pictures in this process. `other_ties`: slices in a group with another one, beside the copies planted."""
     images, planted = np.load(folder / "images.npy", mmap_mode="r"), np.load(folder / "planted.npy")
-    patients = np.arange(len(images)) // PER_PATIENT
     start = time.perf_counter()
-    if how == "patients known":
-        pairs = linked_rows(images, patients.astype(str))
-        seconds = time.perf_counter() - start
-        across = pairs[patients[pairs[:, 0]] != patients[pairs[:, 1]]].tolist()
-        hits, ties = sum(pair in across for pair in planted.tolist()), len(across)
-    else:
-        group = clusters(images)
-        seconds = time.perf_counter() - start
-        hits, ties = int((group[planted[:, 0]] == group[planted[:, 1]]).sum()), len(group) - len(np.unique(group))
+    group = clusters(images)
+    seconds = time.perf_counter() - start
+    hits, ties = int((group[planted[:, 0]] == group[planted[:, 1]]).sum()), len(group) - len(np.unique(group))
     result = {"seconds": round(seconds, 1), "peak_mb": round(peak_mb(), 1)}
-    return result | {"planted_found": hits, "other_pairs": ties - hits}
+    return result | {"planted_found": hits, "other_ties": ties - hits}
 
 
 def facts_of_files(folder: Path) -> dict[str, Any]:
@@ -91,24 +82,23 @@ def facts_of_files(folder: Path) -> dict[str, Any]:
 
 
 def measure(slices: int, scratch: Path | None) -> dict[str, Any]:
-    """Make the cohort, search it in both ways, and count what was found."""
+    """Make the cohort, search it, and count what was found."""
     where = machine.facts("cpu", [np, scipy])
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         make(slices, Path(folder), np.random.default_rng(0))
-        searches = {}
         files = facts_of_files(Path(folder))
-        for how in SEARCHES:
-            command = [sys.executable, "-m", "benchmarks.audit", "--only", folder, how]
-            searches[how] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+        command = [sys.executable, "-m", "benchmarks.audit", "--only", folder]
+        found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     return {
         "command": f"python -m benchmarks.audit --slices {slices}",
+        "commit": machine.commit(),
         "machine": where,
         "slices": slices,
         "patients": -(-slices // PER_PATIENT),
         "image_size": SIZE,
         "array_mb": round(slices * SIZE * SIZE / 1e6),
         "planted": PLANTED,
-        "searches": searches,
+        **found,
         "facts": files,
     }
 
@@ -118,10 +108,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slices", type=int, default=100_000)
     parser.add_argument("--scratch", type=Path, help="where to make the temporary folder")
-    parser.add_argument("--only", nargs=2, metavar=("FOLDER", "HOW"), help="just search, to be watched")
+    parser.add_argument("--only", type=Path, metavar="FOLDER", help="just search, to be watched")
     given = parser.parse_args(arguments)
     if given.only:
-        print(json.dumps(search(Path(given.only[0]), given.only[1])))
+        print(json.dumps(search(given.only)))
         return
     result = measure(given.slices, given.scratch)
     write_json(RESULT, result)

@@ -51,7 +51,7 @@ def render(result: dict[str, Any], shuffle: dict[str, Any] | None, speed: dict[s
         lines += _untouched(KIND_NAMES[name], sets[name]["untouched"])
     lines += ["", "What a check means: `strokect/audit.py`, and the modules it names.", ""]
     if speed is not None:
-        lines += ["## The search for near-duplicates at size", "", *_speed(speed), ""]
+        lines += ["## The search for near-duplicates at size", "", _speed(speed), ""]
     if shuffle is not None:
         runs = "; ".join(f"{name}: {_run(run)}" for name, run in shuffle["runs"].items())
         lines += ["## Shuffle control", "", f"{runs}.", "", "| set | group_by | seeds | flagged |", "|---|---|---|---|"]
@@ -81,27 +81,15 @@ def _untouched(name: str, runs: list[dict[str, list[Any]]]) -> list[str]:
     return [f"| {name} | `{c}` | {severity[c]} | {times[c]} of {len(runs)} | {files[c]:,} |" for c in order]
 
 
-def _speed(speed: dict[str, Any]) -> list[str]:
-    at = speed["machine"]
-    lines = [
-        f"`{speed['command']}`: {speed['slices']:,} made-up slices of {speed['patients']:,} patients, {speed['image_size']} px, "
-        f"in a memory-mapped array of {speed['array_mb'] / 1000:.2f} GB, on {at['cores']} cores ({at['cpu']}; load before "
-        f"{at['load_before']}: others may have had part of them). Where patients are known the audit searches; where none are, "
-        "`prepare` makes groups of what is alike, and a close hash is enough for a tie.",
-        "",
-        "| | minutes | peak, GB, mapped pages included | altered copies found | other ties |",
-        "|---|---|---|---|---|",
-    ]
-    for name, found in speed["searches"].items():
-        copies = f"{found['planted_found']} of {speed['planted']}"
-        size = f"{found['seconds'] / 60:.1f} | {found['peak_mb'] / 1000:.2f}"
-        lines.append(f"| {name} | {size} | {copies} | {found['other_pairs']} |")
-    read = speed["facts"]
-    minutes = read["ms_per_file"] * speed["slices"] / 60000
-    lines += [
-        "",
-        "Beside this search the audit reads each file for what it says apart from the slice (drawings, frames, letters, whether "
-        f"it is a head CT): {read['ms_per_file']:.1f} ms for a grey PNG of {read['file_px']}² pixels on these cores, "
-        f"{minutes:.0f} min for {speed['slices']:,}.",
-    ]
-    return lines
+def _speed(speed: dict[str, Any]) -> str:
+    at, read = speed["machine"], speed["facts"]
+    return (
+        f"{_run(speed)}: {speed['slices']:,} made-up slices at {speed['image_size']} px, a memory-mapped array of "
+        f"{speed['array_mb'] / 1000:.2f} GB, took {speed['seconds'] / 60:.1f} min on {at['cores']} cores ({at['cpu']}; load before "
+        f"{at['load_before']}: others may have had part of them), with a peak of {speed['peak_mb'] / 1000:.2f} GB resident, mapped "
+        f"pages included. {speed['planted_found']} of {speed['planted']} altered copies were in one group with their original, and "
+        f"{speed['other_ties']:,} further slices in one with another: `prepare` does this where no patient is known, and there a "
+        "close hash is enough.\n\nBeside this search the audit reads each file for what it says apart from the slice (drawings, "
+        f"frames, letters, whether it is a head CT): {read['ms_per_file']:.1f} ms for a grey PNG of {read['file_px']}² pixels on "
+        f"these cores, {read['ms_per_file'] * speed['slices'] / 60000:.0f} min for {speed['slices']:,}."
+    )
