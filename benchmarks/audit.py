@@ -4,7 +4,8 @@
 
 Each slice is a mixture of two phantom slices with furrows of its own: as alike as heads are, and no two the same. Searched as
 `prepare` does it where no patient is known and what is alike becomes a group; where they are known, the audit does the same and
-looks at fewer pairs. The peak is that of a process which only searches, pages of the memory-mapped pictures included.
+looks again at pairs of different patients whose hashes are close. The peak is that of a process which only searches, pages of the
+memory-mapped pictures included.
 """
 
 import argparse
@@ -60,7 +61,7 @@ def make(slices: int, folder: Path, rng: np.random.Generator) -> None:
 
 
 def search(folder: Path) -> dict[str, Any]:
-    """Group the pictures in this process. `other_ties`: slices in a group with another one, beside the copies planted."""
+    """Group the pictures in this process. `other_ties`: how many groups fewer there are than the copies planted account for."""
     images, planted = np.load(folder / "images.npy", mmap_mode="r"), np.load(folder / "planted.npy")
     start = time.perf_counter()
     group = clusters(images)

@@ -89,8 +89,8 @@ def _speed(speed: dict[str, Any]) -> str:
         f"{speed['array_mb'] / 1000:.2f} GB, took {speed['seconds'] / 60:.1f} min on {at['cores']} cores ({at['cpu']}; load "
         f"before {at['load_before']}: others may have had part of them), with a peak of {speed['peak_mb'] / 1000:.2f} GB, "
         f"mapped pages included. {speed['planted_found']} of {speed['planted']} altered copies were in one group with their "
-        f"original, and {speed['other_ties']:,} further slices in one with another: `prepare` does so without patient ids, "
-        "and there a close hash is enough.\n\nBeside this search the audit reads each file for what it says apart from the slice "
+        f"original, and {speed['other_ties']:,} further ties were made: `prepare` does so without patient ids, and there a "
+        "close hash is enough.\n\nBeside this search the audit reads each file for what it says apart from the slice "
         f"(drawings, frames, letters, whether it is a head CT): {read['ms_per_file']:.1f} ms for a grey PNG of "
         f"{read['file_px']}² pixels on these cores, {minutes:.0f} min for {speed['slices']:,}."
     )

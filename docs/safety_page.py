@@ -11,7 +11,7 @@ WANTED_REJECTED, WANTED_FALSE = (
 )  # of every kind at least; of the slices at most, and of positives no more than of others
 COMMAND = """\
 make import SOURCE=outliers FROM=/path/to/pictures      # one folder per kind; only if you have some
-dvc exp run -S profile=ct_ich_best -S safety.outliers=outliers"""
+dvc exp run -S profile=ct_ich_best -S safety.outliers=outliers   # its weights first: conf/profile/ct_ich_best.yaml"""
 SHOWN_COVERAGES = ("1", "0.95", "0.9", "0.8", "0.7", "0.5")
 
 

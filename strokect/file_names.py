@@ -9,13 +9,14 @@ WORDS = (
     "copy|copies|copied|copie|kopie|kopia|copia|kopya|duplicates?|duplicated|(img)?aug(mented|mentations?)?|synthetic|synth|"
     r"[hv]?flip(ped)?|flip(lr|ud)|rot(?=[-_ ]?\d)|rotat(e|ed|ions?)|mirror(ed)?"
 )
-CAMEL = "Copy|Aug|Augmented|Synthetic|Flip|Flipped|Rot|Rotated|Mirror|Mirrored"  # behind a letter or before a capital one
+CAMEL = "Copy|Aug|Augmented|Synthetic|Flip|Flipped|Rotated|Mirror|Mirrored"  # behind a letter or before a capital one
 SUSPICIOUS = re.compile(rf"(?<![a-z])(?:{WORDS})(?![a-z])", re.IGNORECASE)
 IN_CAMEL = re.compile(rf"(?:(?<=[A-Za-z])(?:{CAMEL})|(?<![A-Za-z])(?:{CAMEL}|{CAMEL.lower()})(?=[A-Z]))(?![a-z])")
-SAVED_AGAIN = re.compile(r"\(\d+\) ?\(\d+\)(?=\.\w+$|$)")  # "58 (12) (1).jpg": a browser's second download of "58 (12).jpg"
 OVERLAY = re.compile(r"(?<![a-z])overlays?(?![a-z])", re.IGNORECASE)
-# Exports name folders by date: 12 Aug 2019, Aug 12 2019, AUG2019; 2019-Aug-12, 2019/Aug; 12AUG19, 12-AUG-19.
-AUGUST = re.compile(
+AUGUST = re.compile(r"\d{1,2}[-_. ]?aug[-_. ]?(19|20)\d\d(?!\d)", re.IGNORECASE)  # 12 Aug 2019
+# Exports name folders by date, also as Aug 12 2019, AUG2019; 2019-Aug-12, 2019/Aug; 12AUG19. In the name of a
+# file these are rather numbers: 5-aug-12.png, aug_1999.png.
+AUGUST_FOLDER = re.compile(
     r"(\d{1,2}[-_. ]?)?aug[-_., ]*(\d{1,2}(st|nd|rd|th)?[-_., ]+)?(19|20)\d\d(?!\d)"
     r"|(?<!\d)(19|20)\d\d[-_. /]?aug([-_. /]?\d{1,2})?(?![a-z0-9])"
     r"|(?<!\d)\d{1,2}[-. ]?aug[-. ]?\d\d(?!\d)",
@@ -25,8 +26,9 @@ AUGUST = re.compile(
 
 def is_suspicious(name: str) -> bool:
     """Whether a path is named like a copy or like an augmented or synthetic picture."""
-    name = AUGUST.sub("", name)
-    return any(pattern.search(name) for pattern in (SUSPICIOUS, IN_CAMEL, SAVED_AGAIN))
+    folder, slash, own = name.rpartition("/")
+    left = AUGUST_FOLDER.sub("", folder) + slash + AUGUST.sub("", own)
+    return bool(SUSPICIOUS.search(left) or IN_CAMEL.search(left))
 
 
 def is_overlay(name: str) -> bool:

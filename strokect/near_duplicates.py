@@ -64,6 +64,7 @@ def same_slice(images: NDArray[np.uint8], pairs: NDArray[np.int64]) -> NDArray[n
     for start in range(0, len(pairs), PAIRS):
         rows = pairs[start : start + PAIRS]
         pictures = [np.stack([images[i] for i in rows[:, side]]) for side in (0, 1)]
+        forget_pages(images)
         frames = np.concatenate([head_frames(part, COARSE) for part in pictures])
         own = np.stack([np.arange(len(rows)), np.arange(len(rows)) + len(rows)], axis=1)
         alike = _same(np.concatenate(pictures), frames, own, np.zeros(len(rows), np.int64))

@@ -120,7 +120,10 @@ class Volumes:
 def _checked(volume: Volume) -> tuple[NDArray[Any], float, float] | ImageError:
     try:
         stored, slope, intercept = _stored(volume.path)
-        ends = np.array([np.nanmin(stored), np.nanmax(stored)], np.float64) * slope + intercept
+        known = stored[np.isfinite(stored)] if stored.dtype.kind == "f" else stored
+        if not known.size:
+            return ImageError("not_hounsfield", "no voxel is a number")
+        ends = np.array([known.min(), known.max()], np.float64) * slope + intercept
         if not ends.max() > 1 or (ends.min() >= 0 and ends.max() <= 255):
             return ImageError("not_hounsfield", f"values from {ends.min():g} to {ends.max():g} are no Hounsfield units")
         return stored.reshape(volume.shape), slope, intercept

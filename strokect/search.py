@@ -84,16 +84,16 @@ class Search:
         """Work until `search.trials` trials are done by all workers together, those of workers that died among them."""
         while True:
             self.workers.begin()
-            self.workers.retry_abandoned(self.study)
+            coming = self.workers.retry_abandoned(self.study)
             counts = count(self.study)
             if counts.failed >= HOPELESS and not counts.complete:
                 self.workers.end()
                 raise TrainingError(f"{counts.failed} trials failed before any worked, one with: {self._an_error()}")
-            if counts.waiting or counts.done + counts.running < self.params.search.trials:
+            if counts.waiting or counts.done + counts.running + coming < self.params.search.trials:
                 self._next_trial()
                 continue
             self.workers.end()
-            if not counts.running:
+            if not counts.running and not coming:
                 return
             time.sleep(POLL_S)  # for another worker's trial: if that one dies, it is this one's to do again
 

@@ -40,8 +40,8 @@ class Workers(Protocol):
     def end(self) -> None:
         """After taking a trial, or finding none."""
 
-    def retry_abandoned(self, study: optuna.Study) -> None:
-        """Queue again each trial whose worker is dead."""
+    def retry_abandoned(self, study: optuna.Study) -> int:
+        """Queue again each trial whose worker is dead; how many must be waited for, because somebody may be doing it."""
 
     def give_back(self, study: optuna.Study, number: int) -> None:
         """Queue again a trial of one's own, which is to end unfinished."""
@@ -62,7 +62,7 @@ class DatabaseWorkers:
     def end(self) -> None:
         pass
 
-    def retry_abandoned(self, study: optuna.Study) -> None:
+    def retry_abandoned(self, study: optuna.Study) -> int:
         with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
             optuna.storages.fail_stale_trials(study)
         # A worker that dies between taking a trial and its first heartbeat leaves one that Optuna never calls stale.
@@ -75,9 +75,10 @@ class DatabaseWorkers:
                     self.give_back(study, number)
         # To give up and to queue again are two steps, and whoever does them may die between.
         self._dropped = {t.number: self._dropped.get(t.number, now) for t in dropped(study)}
-        for number, since in self._dropped.items():
-            if now - since > self._patience_s:
-                self.give_back(study, number)
+        late = [number for number, since in self._dropped.items() if now - since > self._patience_s]
+        for number in late:
+            self.give_back(study, number)
+        return len(self._dropped) - len(late)
 
     def give_back(self, study: optuna.Study, number: int) -> None:
         _retry()(study, study.trials[number])
@@ -98,13 +99,14 @@ class JournalWorkers:
     def end(self) -> None:
         fcntl.flock(self._turn, fcntl.LOCK_UN)
 
-    def retry_abandoned(self, study: optuna.Study) -> None:
+    def retry_abandoned(self, study: optuna.Study) -> int:
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if not self._lives(signature(trial)):
                 study.tell(trial.number, state=TrialState.FAIL)
         # Found again from what is in the journal, so that none is lost if this process dies between the two steps.
         for trial in dropped(study):
             _retry()(study, trial)
+        return 0
 
     def give_back(self, study: optuna.Study, number: int) -> None:
         pass  # it has failed without an error: whoever looks next finds it
@@ -144,10 +146,11 @@ def signature(trial: FrozenTrial) -> str:
 
 
 def dropped(study: optuna.Study) -> list[FrozenTrial]:
-    """Trials that failed with their process and not by their values, and that none repeats yet."""
+    """Trials that failed with their process and not by their values, that none repeats yet and that may be tried again."""
     trials = study.get_trials(deepcopy=False)
     retried = {number for trial in trials for number in history(trial)}
-    return [t for t in trials if t.state is TrialState.FAIL and ERROR not in t.user_attrs and t.number not in retried]
+    failed = [t for t in trials if t.state is TrialState.FAIL and ERROR not in t.user_attrs and t.number not in retried]
+    return [trial for trial in failed if len(history(trial)) < MAX_DEATHS]
 
 
 def history(trial: FrozenTrial) -> list[int]:

@@ -228,6 +228,12 @@ def bomb(path: Path) -> None:
     path.write_bytes(gzip.compress(bytes(header) + bytes(100)))
 
 
+def infinite() -> np.ndarray:
+    values = np.random.default_rng(0).random(SHAPE).astype(np.float32) * 255
+    values[0, 0, 0], values[1, 0, 0] = np.inf, -np.inf
+    return values
+
+
 def quadruple(path: Path) -> None:
     """Voxels of the type 1536, numbers of 128 bits."""
     content = bytearray(nibabel.Nifti1Image(head(), RAS).to_bytes())
@@ -242,6 +248,8 @@ BAD = {
     "four dimensions": (lambda path: save(path, np.stack([head()] * 2, -1)), "4 dimensions"),
     "no orientation": (lambda path: save(path, head(), code=0), "does not say how the head lies"),
     "grey levels": (unhounsfield, "values from 0 to 255 are no Hounsfield units"),
+    "shares and an infinite one": (lambda path: save(path, infinite()), "no Hounsfield units"),
+    "no numbers": (lambda path: save(path, np.full(SHAPE, np.nan, np.float32)), "no voxel is a number"),
     "colours": (lambda path: save(path, np.zeros(SHAPE, [(c, "u1") for c in "RGB"])), "are no Hounsfield units"),
     "complex numbers": (lambda path: save(path, head().astype(np.complex64)), "are no Hounsfield units"),
     "16 bytes a voxel": (quadruple, "not a readable NIfTI file"),
