@@ -161,20 +161,21 @@ def test_what_a_step_is_kept_for_is_said_only_where_its_log_loss_is_not_lower() 
 def test_the_page_shows_every_run_and_its_command() -> None:
     name, step = next((name, step) for name, step in STEPS.items() if step.against)
     against = {"step": step.against, "log_loss_difference": {"value": -0.0123, "ci95": [-0.02, 0.001]}}
-    page = accuracy.render({"base": run(), name: run(against=against, command="the command"), "bleeds-1": run()})
+    page = accuracy.render({"base": run(), name: run(against=against, command="the command"), f"{HEADLINES[0]}-1": run()})
     assert f"| `{name}` | {step.change} | 0.800 [0.700, 0.900] | -0.0123 [-0.0200, +0.0010] to `{step.against}` |" in page
     assert "the command" in page
-    assert "| 1 | `bleeds` | 0.800 [0.700, 0.900] |" in page
+    assert f"| 1 | `{HEADLINES[0]}` | 0.800 [0.700, 0.900] |" in page
 
 
 def test_what_series_change_is_said_of_slices_and_of_patients() -> None:
     def with_aucs(of_slices: float, of_patients: float) -> dict[str, Any]:
         return run(slice={"roc_auc": FIGURE | {"value": of_slices}}, patient={"roc_auc": FIGURE | {"value": of_patients}})
 
-    made = {"base": run(), "bleeds-1": with_aucs(0.80, 0.80), "sequence-1": with_aucs(0.86, 0.78)}
-    made |= {"bleeds-2": with_aucs(0.82, 0.80), "sequence-2": with_aucs(0.84, 0.80), "bleeds-3": with_aucs(0.1, 0.1)}
+    alone, series = HEADLINES
+    made = {"base": run(), f"{alone}-1": with_aucs(0.80, 0.80), f"{series}-1": with_aucs(0.86, 0.78)}
+    made |= {f"{alone}-2": with_aucs(0.82, 0.80), f"{series}-2": with_aucs(0.84, 0.80), f"{alone}-3": with_aucs(0.1, 0.1)}
     page = accuracy.render(made)
-    assert "(`sequence`) instead of alone (`bleeds`): slice ROC AUC by +0.040, patient ROC AUC by -0.010." in page
+    assert f"(`{series}`) instead of alone (`{alone}`): slice ROC AUC by +0.040, patient ROC AUC by -0.010." in page
 
 
 def test_the_committed_page_is_that_of_the_committed_runs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ import yaml
 from conftest import ROOT
 from jinja2 import UndefinedError
 
+from benchmarks.accuracy_steps import HEADLINE_SEEDS, HEADLINES
 from strokect.checklists import AUTHOR, CHECKLISTS, CLAIM, TRAINING, TRIPOD_AI, Item, fill
 from strokect.error_sheet import PER_PATIENT, SHOWN, with_map, worst
 from strokect.files import read_json
@@ -257,14 +258,14 @@ def test_figures_that_are_not_estimable_are_said_to_be(reported: Path) -> None:
 
 
 def test_other_split_seeds_are_shown_for_the_same_pictures_and_labels_only(reported: Path, tmp_path: Path) -> None:
-    known = read_json(ROOT / RESULTS / "bleeds-1.json")
+    known = read_json(ROOT / RESULTS / f"{HEADLINES[0]}-1.json")
     section = seeds_section(known, ROOT / RESULTS)
     assert section is not None
     rows = section["tables"][0]["rows"]
-    for name in ("bleeds-1", "bleeds-2", "bleeds-3"):
-        area = read_json(ROOT / RESULTS / f"{name}.json")["patient"]["roc_auc"]
+    for seed in HEADLINE_SEEDS:
+        area = read_json(ROOT / RESULTS / f"{HEADLINES[0]}-{seed}.json")["patient"]["roc_auc"]
         shown = f"{area['value']:.3f} [{area['ci95'][0]:.3f}, {area['ci95'][1]:.3f}]"
-        assert [row[3] for row in rows if row[:2] == name.split("-")] == [shown]
+        assert [row[3] for row in rows if row[:2] == [HEADLINES[0], str(seed)]] == [shown]
     assert all(row[1] != "100" for row in rows)  # the seed that the steps were chosen on
     assert seeds_section(known | {"data_sha256": "other"}, ROOT / RESULTS) is None
     assert seeds_section(known | {"target": "other"}, ROOT / RESULTS) is None
@@ -280,5 +281,9 @@ def test_other_split_seeds_are_shown_for_the_same_pictures_and_labels_only(repor
         patch.chdir(tmp_path)
         run("report")
     made = Page((tmp_path / "reports/report.html").read_text(encoding="utf-8"))
-    assert {"seeds"} <= made.ids and made.links.count("#seeds") == 2 and "made-up 3 0.843" in made.text
+    assert (
+        {"seeds"} <= made.ids
+        and made.links.count("#seeds") == 2
+        and f"made-up 3 {known['slice']['roc_auc']['value']:.3f}" in made.text
+    )
     assert "seeds" not in Page((reported / "reports/report.html").read_text(encoding="utf-8")).ids
