@@ -190,9 +190,10 @@ def render(made: dict[str, dict[str, Any]]) -> str:
         for name, run in headline.items():
             step, seed = name.rsplit("-", 1)
             lines.append(f"| {seed} | `{step}` | {figure_text(run['log_loss'])} | {' | '.join(_aucs(run))} |")
+        best = " ".join(["dvc exp run", *(f"-S {key}={value}" for key, value in BEST.items())])
         lines += [
             *("", *how_far(headline), ""),
-            f"`profile={BEST}` holds the params of `{HEADLINES[0]}` on split seed {HEADLINE_SEEDS[0]}; "
+            f"`{best}` has the params of `{HEADLINES[0]}` on split seed {HEADLINE_SEEDS[0]}; "
             f"`profile={PROFILE}` keeps those of the run in [ct-ich.md](ct-ich.md).",
         ]
     if FEATURES.is_file():

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 PROFILE = "ct_ich"
-BEST = "ct_ich_best"  # the first of HEADLINES as a profile
+BEST = {"profile": "ct_ich_best", "model": "lite0_phantom"}  # the first of HEADLINES as the choices of a `dvc exp run`
 TUNING_SEED = 100  # of the split on which steps are chosen; never a seed of the headline
 HEADLINE_SEEDS = (1, 2, 3)
 IN_SERIES = {"tune_threshold.patient_rule": "sequence"}  # judged by slices seen in series: for whole series only

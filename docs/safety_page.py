@@ -4,14 +4,15 @@ from typing import Any
 
 from strokect.reporting import figure_text
 
-RUNS = {"phantom": "synthetic phantom (`make repro`)", "ct_ich": "CT-ICH (`profile=ct_ich_best`)"}
+RUNS = {"phantom": "synthetic phantom (`make repro`)", "ct_ich": "CT-ICH (`profile=ct_ich_best`, `model=lite0_phantom`)"}
 WANTED_REJECTED, WANTED_FALSE = (
     0.95,
     0.03,
 )  # of every kind at least; of the slices at most, and of positives no more than of others
 COMMAND = """\
 make import SOURCE=outliers FROM=/path/to/pictures      # one folder per kind; only if you have some
-dvc exp run -S profile=ct_ich_best -S safety.outliers=outliers   # its weights first: conf/profile/ct_ich_best.yaml"""
+# the weights first: conf/model/lite0_phantom.yaml
+dvc exp run -S profile=ct_ich_best -S model=lite0_phantom -S safety.outliers=outliers"""
 SHOWN_COVERAGES = ("1", "0.95", "0.9", "0.8", "0.7", "0.5")
 
 
