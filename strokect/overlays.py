@@ -28,7 +28,7 @@ DRAWN = {
     "dark_strokes": 1.0,
     "strokes": 4.0,
 }  # descriptors of `pixel_checks`, above which something is drawn
-GRAINY = 12.0  # fine_noise from which on noise alone makes `strokes`; slices of CT-ICH have 9 at most, thin ones of CQ500 10
+GRAINY = 12.0  # fine_noise above which noise alone can make `strokes`
 LINED = 0.8  # bright_strokes that are enough beside a curve of one level
 LEVELS_OF_PEN = range(188, 245, 3)  # light grey to where bone is clipped
 PEN = 5  # grey levels about that of the pen, which JPEG leaves within
@@ -48,9 +48,9 @@ WALL = 0.01  # of the shorter side: from what is enclosed to just beyond a white
 
 def is_drawn_on(grey: Grey, measured: Mapping[str, float]) -> bool:
     """(H, W) uint8 as the file has it, and what `pixel_checks.measure` says of it."""
-    asked = DRAWN.items() - ({("strokes", DRAWN["strokes"])} if measured["fine_noise"] > GRAINY else set())
-    if any(measured[name] > limit for name, limit in asked):  # NaN: no head, no brain to draw on
-        return True
+    grainy = measured["fine_noise"] > GRAINY
+    if any(measured[name] > limit for name, limit in DRAWN.items() if not (grainy and name == "strokes")):
+        return True  # NaN, no head or no brain to draw on, is above no limit
     if measured["bright_strokes"] > LINED and _has_level_curve(grey):
         return True
     return _has_white_curve(grey) or (min(grey.shape) < FINE_PX and (_has_ring(grey) or _has_ring(255 - grey)))
