@@ -33,18 +33,24 @@ BLEEDS = FROZEN | {"train.augment.bleeds": 0.25}
 CROPPED = BLEEDS | {"data.crop": "head"}
 LARGER = CROPPED | {"data.image_size": 128}
 # DVC knows a weights file by its name only: other commands below, another name.
-WEIGHTS = {patients: f".strokect/phantom-{patients}.safetensors" for patients in (200, 800)}
+WEIGHTS = {patients: f".strokect/phantom-{patients}.safetensors" for patients in (200, 800, 3200)}
 PRETRAIN = {
     patients: (
-        f"dvc exp run train_fold@0 -S profile=phantom -S data.image_size=96 -S data.phantom.patients={patients} "
+        f"dvc exp run train_fold@0 -S profile=phantom -S data.image_size={size} -S data.phantom.patients={patients} "
         f"-S split.test_fraction=0 -S model.frozen_stages=2{more}",
         f"cp models/folds/0/model.safetensors {WEIGHTS[patients]}",
     )
-    for patients, more in ((200, ""), (800, " -S data.crop=head"))
+    for patients, size, more in (
+        (200, 96, ""),
+        (800, 96, " -S data.crop=head"),
+        (3200, 128, " -S data.crop=head -S train.epochs=4 -S train.augment.strength=2 -S train.augment.bleeds=0.25"),
+    )
 }
 PRETRAINED = CROPPED | {"model.weights": WEIGHTS[200]}
+PRETRAINED_800 = CROPPED | {"model.weights": WEIGHTS[800]}
 TOGETHER = PRETRAINED | {"data.image_size": 128, "train.augment.strength": 2}
 TOGETHER_800 = TOGETHER | {"model.weights": WEIGHTS[800]}
+TOGETHER_3200 = TOGETHER | {"model.weights": WEIGHTS[3200]}
 STEPS = {
     "base": Step("Lite0 at 96 px, 8 epochs, no mining", None, SMALL),
     "frozen": Step("stem and first two stages keep their ImageNet weights", "base", FROZEN, kept_for="its time"),
@@ -54,16 +60,9 @@ STEPS = {
     "head-crop-sequence": Step("slices judged with their neighbours: for whole series only", "head-crop", CROPPED | IN_SERIES),
     "128-px": Step("128 px", "head-crop", LARGER),
     "128-px-sequence": Step("slices judged with their neighbours: for whole series only", "128-px", LARGER | IN_SERIES),
-    "bleeds-half": Step("synthetic bleeds in half of the negative slices", "head-crop", CROPPED | {"train.augment.bleeds": 0.5}),
     "hnm": Step("mining of hard slices after training", "head-crop", CROPPED | {"hnm.enabled": "true"}),
-    "cross-entropy": Step("cross-entropy in place of focal loss", "head-crop", CROPPED | {"train.loss": "cross_entropy"}),
-    "epochs-16": Step("twice the epochs", "head-crop", CROPPED | {"train.epochs": 16}),
-    "gamma-2": Step("focal loss of γ 2 in place of 1", "head-crop", CROPPED | {"train.focal_gamma": 2}),
-    "no-smoothing": Step("no label smoothing in place of 0.05", "head-crop", CROPPED | {"train.label_smoothing": 0}),
-    "no-averaging": Step("the last weights in place of their moving average", "head-crop", CROPPED | {"train.ema_decay": 0}),
     "one-view": Step("the slice alone, without its mirror image", "head-crop", CROPPED | {"export.views": "[identity]"}),
     "mixup": Step("slices blended in pairs (mixup, α 0.2)", "head-crop", CROPPED | {"train.mixup_alpha": 0.2}),
-    "layer-decay": Step("each block learns at 0.9 of the rate of the next", "head-crop", CROPPED | {"train.layer_decay": 0.9}),
     "symmetry": Step("the mirrored slice as a second input", "head-crop", CROPPED | {"model.symmetry": "true"}),
     "auxiliary": Step(
         "haemorrhage types and fractures learned beside the label", "head-crop", CROPPED | {"train.auxiliary": 0.3}
@@ -78,9 +77,22 @@ STEPS = {
     "phantom-800": Step(
         "on 640 patients of the phantom (a fold of 800), their slices cut to the head, too",
         "phantom-pretrained",
-        PRETRAINED | {"model.weights": WEIGHTS[800]},
+        PRETRAINED_800,
         before=PRETRAIN[800],
     ),
+    **{
+        name: Step(change, "phantom-800", PRETRAINED_800 | overrides, before=PRETRAIN[800])
+        for name, change, overrides in (
+            ("half-rate", "learning rate 0.0003 in place of 0.0006", {"train.learning_rate": 0.0003}),
+            ("epochs-16", "twice the epochs", {"train.epochs": 16}),
+            ("bleeds-half", "synthetic bleeds in half of the negative slices", {"train.augment.bleeds": 0.5}),
+            ("layer-decay", "each block learns at 0.9 of the rate of the next", {"train.layer_decay": 0.9}),
+            ("cross-entropy", "cross-entropy in place of focal loss", {"train.loss": "cross_entropy"}),
+            ("gamma-2", "focal loss of γ 2 in place of 1", {"train.focal_gamma": 2}),
+            ("no-smoothing", "no label smoothing in place of 0.05", {"train.label_smoothing": 0}),
+            ("no-averaging", "the last weights in place of their moving average", {"train.ema_decay": 0}),
+        )
+    },
     "pretrained-sequence": Step(
         "slices judged with their neighbours: for whole series only",
         "phantom-pretrained",
@@ -104,6 +116,18 @@ STEPS = {
         "together-800",
         TOGETHER_800 | IN_SERIES,
         before=PRETRAIN[800],
+    ),
+    "together-3200": Step(
+        "pretrained on 2,560 patients of the phantom, at 128 px, with the augmentation and the synthetic bleeds of the training",
+        "together-800",
+        TOGETHER_3200,
+        before=PRETRAIN[3200],
+    ),
+    "together-3200-sequence": Step(
+        "slices judged with their neighbours: for whole series only",
+        "together-3200",
+        TOGETHER_3200 | IN_SERIES,
+        before=PRETRAIN[3200],
     ),
 }
 # Of slices that come alone, and of whole series by the same networks; the first is BEST.

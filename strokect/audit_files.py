@@ -11,7 +11,7 @@ from strokect.finding import Evidence, Finding, Severity, count, finding, first
 from strokect.pixel_checks import REASONS
 from strokect.slices import COLOUR
 
-MANY, MOST = 0.05, 0.5  # of the slices: more than any right cohort has at skull base and vertex; more than chance has
+MANY, MOST = 0.05, 0.5  # of the slices: more than those few of skull base and vertex; the rule, not the exception
 MIN_SLICES = 3  # of a patient of whom most is unlike a head CT
 
 
