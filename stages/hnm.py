@@ -1,4 +1,4 @@
-"""hnm@k: fine-tune fold k with its own hard negatives and missed positives weighted up."""
+"""hnm@k: fine-tune fold k with its own hard negatives and missed positives weighted up, or hand it on (hnm.enabled: false)."""
 
 import dataclasses
 from pathlib import Path
@@ -27,12 +27,19 @@ def fine_tune_params(train_params: TrainParams, hnm: HnmParams) -> TrainParams:
 
 
 def describe_change(
-    hard: HardSet, before: NDArray[np.float32], after: NDArray[np.float32], labels: NDArray[np.int64], params: HnmParams
+    hard: HardSet,
+    before: NDArray[np.float32] | None,
+    after: NDArray[np.float32] | None,
+    labels: NDArray[np.int64],
+    params: HnmParams,
 ) -> dict[str, Any]:
-    """hnm.json: how many slices of each kind, and their mean log loss before and after; all on the training part."""
+    """hnm.json: how many slices of each kind, and their mean log loss before and after; all on the training part.
 
-    def log_loss(logits: NDArray[np.float32], positions: NDArray[np.int64]) -> float | None:
-        if not len(positions):
+    The log losses are null where nothing was tuned (no logits (n,) given) and where there is no slice of a kind.
+    """
+
+    def log_loss(logits: NDArray[np.float32] | None, positions: NDArray[np.int64]) -> float | None:
+        if logits is None or not len(positions):
             return None
         sign = np.where(labels[positions] == 1, -1.0, 1.0)
         return float(np.logaddexp(0.0, sign * logits[positions]).mean())
@@ -73,12 +80,13 @@ def tune(inputs: FoldInputs, world: World) -> None:
     device = pick_device(params.train)
 
     history: list[dict[str, float]] = []
-    before = predict_logits(net.to(device), images, device)
+    before = after = None
     tuned: FoldNet = net
     name = given_sidecar["device"]
     hnm_identity = [dataclasses.asdict(params.hnm), sha256_file(given / "model.safetensors")]
     resume = resume_path("hnm", fold, *identity(prepared, params.model, params.train, *hnm_identity))
     if params.hnm.enabled:
+        before = predict_logits(net.to(device), images, device)
         weights = class_weights(labels, params.train.class_balance)
         weights[np.concatenate([hard.negatives, hard.positives])] *= params.hnm.weight
         task = make_task(prepared, inputs.split, fold, (weights / weights.mean()).astype(np.float32), "hnm")
@@ -90,12 +98,15 @@ def tune(inputs: FoldInputs, world: World) -> None:
         history = progress.history
     if not world.is_main:
         return
-    after = predict_logits(tuned, images, device)
+    if params.hnm.enabled:
+        after = predict_logits(tuned, images, device)
     report = describe_change(hard, before, after, labels, params.hnm)
-    print(
-        f"hnm@{fold}: {report['hard_negatives']['n']} hard negatives, {report['missed_positives']['n']} missed positives; "
-        f"training log loss {report['all']['log_loss_before']:.4f} → {report['all']['log_loss_after']:.4f}"
-    )
+    found = f"{report['hard_negatives']['n']} hard negatives, {report['missed_positives']['n']} missed positives"
+    if params.hnm.enabled:
+        found += f"; training log loss {report['all']['log_loss_before']:.4f} → {report['all']['log_loss_after']:.4f}"
+    else:
+        found += "; not tuned on them (hnm.enabled: false)"
+    print(f"hnm@{fold}: {found}")
 
     sidecar = make_sidecar(tuned, prepared, params.model, stage="hnm", fold=fold, group_by=params.split.group_by, device=name)
     with atomic_folder(f"models/hnm/{fold}") as folder:

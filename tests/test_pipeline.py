@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import ROOT, TINY_FOLDS, run_all, tiny_params, workspace
+from safetensors.torch import load_file
 
 from strokect.calibration import Calibrator
 from strokect.engine import FoldModel, score_slices
@@ -245,6 +246,12 @@ def test_not_grouped_says_so_everywhere(tmp_path: Path) -> None:
     assert metrics["audit_allowed"] == read_json(tmp_path / "metrics/oof.json")["audit_allowed"] == ["shuffle_control"]
     assert any("Audit exception in force: shuffle_control" in note for note in metrics["notes"])
     assert read_json(tmp_path / "models/export/0/model.json")["patient_independent"] is False
-    assert read_json(tmp_path / "models/hnm/0/hnm.json")["enabled"] is False
+    mined = read_json(tmp_path / "models/hnm/0/hnm.json")
+    assert mined["enabled"] is False
+    assert mined["all"]["n"] > 0
+    assert mined["all"]["log_loss_after"] is None  # nothing was tuned, so nothing was scored
+    given, passed_on = (load_file(tmp_path / f"models/{stage}/0/model.safetensors") for stage in ("folds", "hnm"))
+    assert given.keys() == passed_on.keys()
+    assert all(torch.equal(given[name], passed_on[name]) for name in given)
     assert len(pd.read_csv(tmp_path / "reports/plots/roc_oof.csv")) > 1
     assert len(pd.read_csv(tmp_path / "reports/plots/roc_test.csv")) == 0  # there for `dvc plots show`
