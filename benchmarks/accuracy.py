@@ -6,6 +6,7 @@ cached are restored, not repeated, and a killed run resumes, so the command can 
 """
 
 import argparse
+import shlex
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
@@ -42,8 +43,12 @@ def command(name: str) -> str:
     """The command that makes a run, after those that it needs; it stops after the out-of-fold figures."""
     step, seed = runs()[name]
     overrides = {"profile": PROFILE, **step.overrides, "split.seed": seed}
-    run = " ".join(["dvc exp run tune_threshold", *(f"-S {key}={value}" for key, value in overrides.items())])
+    run = shlex.join(["dvc", "exp", "run", "tune_threshold", *(part for item in overrides.items() for part in _override(*item))])
     return " && ".join([*step.before, run])
+
+
+def _override(key: str, value: Any) -> tuple[str, str]:
+    return "-S", f"{key}={value}"
 
 
 def with_predecessors(asked: Iterable[str]) -> list[str]:
@@ -114,7 +119,7 @@ def make(name: str) -> None:
     check_raw_data("kaggle_ct_ich", Path("data/raw/kaggle_ct_ich"))
     print(f"== {command(name)}", flush=True)
     for part in command(name).split(" && "):
-        if subprocess.run(part.split(), check=False).returncode:
+        if subprocess.run(shlex.split(part), check=False).returncode:
             raise DataError(f"`{part}` failed; its message is above. Give the command again to resume")
 
 
@@ -166,10 +171,10 @@ def render(made: dict[str, dict[str, Any]]) -> str:
         f"Written by `python -m benchmarks.accuracy` from `{RESULTS}/*.json`. Target: {any_run['target']}; {counts}, grouped by",
         f"patient, out-of-fold over all of them; trained on {any_run['device']}. Brackets are 95 % intervals over {RESAMPLES}",
         f"resampled cohorts of patients. Steps are chosen on split seed {TUNING_SEED} by log loss after calibration that was",
-        "cross-fitted by patient; a difference is paired, slice by slice.",
+        "cross-fitted by patient; a difference is paired, slice by slice. Pretraining comes on top of the minutes.",
         *_earlier_intervals(made),
         "",
-        "| step | change | log loss | difference | slice ROC AUC | patient ROC AUC | minutes | |",
+        "| step | change | log loss | difference | slice ROC AUC | patient ROC AUC | minutes of the folds | |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name in filter(made.__contains__, STEPS):
@@ -178,14 +183,20 @@ def render(made: dict[str, dict[str, Any]]) -> str:
         cells = [f"`{name}`", step.change, figure_text(run["log_loss"]), difference, *_aucs(run), str(run["training_minutes"])]
         lines.append(f"| {' | '.join([*cells, verdict(run, step.kept_for)])} |")
     looked_at = [name for name in STEPS if name in made and STEPS[name].against]
+    heads = read_json(FEATURES)["difference_to_logits"] if FEATURES.is_file() else {}
     lines += [
         "",
-        f"{len(looked_at)} changes were looked at on this one split, and where the interval of a difference holds 0 it could be",
-        "chance: the lowest log loss of so many is too low for what it will be elsewhere. The headline is of other split seeds.",
+        f"{len(looked_at)} changes{f' and {len(heads)} heads (below)' if heads else ''} were looked at on this one split.",
+        "Where the interval of a difference holds 0 it could be chance, and the lowest log loss of so many is too low for what",
+        "it will be elsewhere. The headline is of other split seeds.",
     ]
     headline = {name: run for name, run in made.items() if name not in STEPS}
     if headline:
-        lines += ["", "## Headline: split seeds on which nothing was chosen", ""]
+        lines += [
+            *("", "## Headline: split seeds on which nothing was chosen", ""),
+            "Each headline so far was of these seeds; which steps it holds was decided on the tuning seed alone.",
+            "",
+        ]
         lines += ["| split seed | params of | log loss | slice ROC AUC | patient ROC AUC |", "|---|---|---|---|---|"]
         for name, run in headline.items():
             step, seed = name.rsplit("-", 1)
@@ -199,7 +210,7 @@ def render(made: dict[str, dict[str, Any]]) -> str:
     if FEATURES.is_file():
         lines += ["", *sequence_features(read_json(FEATURES))]
     if missing := [name for name in STEPS if name not in made]:
-        lines += ["", "## Not run", "", "Steps that are written down but for which there was no time; each is one command:", ""]
+        lines += ["", "## Not run", "", "Steps for which there was no time, or no GPU; each is one command:", ""]
         lines += [f"- {STEPS[name].change}: `python -m benchmarks.accuracy {name}`" for name in missing]
     lines += ["", "## Commands", "", "```", *(run["command"] for run in made.values()), "```"]
     return "\n".join(lines) + "\n"
@@ -226,12 +237,10 @@ def how_far(headline: dict[str, dict[str, Any]]) -> list[str]:
         figures = []
         for level, target in TARGETS.items():
             values = [run[level]["roc_auc"]["value"] for run in runs_of]
-            mean, highest = np.mean(values), max(run[level]["roc_auc"]["ci95"][1] for run in runs_of)
-            verdict = "not excluded by every seed's interval" if highest >= target else "above the interval of every seed"
-            figures.append(
-                f"{level} {mean:.3f} ({min(values):.3f} to {max(values):.3f}), {target - mean:.3f} short of the target, "
-                f"which is {verdict}"
-            )
+            mean, highest = float(np.mean(values)), max(run[level]["roc_auc"]["ci95"][1] for run in runs_of)
+            where = "not excluded by every seed's interval" if highest >= target else "above the interval of every seed"
+            missed = f"{target - mean:.3f} short of the target, which is {where}" if mean < target else "the target is reached"
+            figures.append(f"{level} {mean:.3f} ({min(values):.3f} to {max(values):.3f}), {missed}")
         lines.append(f"- `{step}`, {len(runs_of)} seeds: {'; '.join(figures)}")
     return lines + [line for step in HEADLINES if STEPS[step].in_series for line in in_series(step, headline)]
 
@@ -247,8 +256,9 @@ def in_series(step: str, headline: dict[str, dict[str, Any]]) -> list[str]:
         by = [_auc(headline, f"{step}-{seed}", level) - _auc(headline, f"{alone}-{seed}", level) for seed in seeds]
         changes.append(f"{level} ROC AUC by {np.mean(by):+.3f}")
     return [
-        f"- Judged in series (`{step}`) instead of alone (`{alone}`): {', '.join(changes)}. The step was chosen by the slices' "
-        "log loss; whether it serves patients is another question."
+        f"- Judged in series (`{step}`) instead of alone (`{alone}`): {', '.join(changes)}. In series the ranking is by "
+        "probabilities of heads fitted on the other patients, alone by the networks' scores, with nothing fitted to them. "
+        "The step was chosen by the slices' log loss; whether it serves patients is another question."
     ]
 
 

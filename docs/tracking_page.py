@@ -10,7 +10,7 @@ from strokect.files import read_json, write_json, write_text
 RUNS, PAGE = Path("docs/phantom/tracking.json"), Path("docs/results/tracking.md")
 COMMANDS = """\
 git clone . ../tracked && cd ../tracked      # a copy: -f runs every stage again, and metrics/ are then the tiny phantom's
-dvc exp run -f -S profile=tiny -S split.folds=[0,1,2,3,4] -S tracking.wandb=offline -S search.trials=3 -S search.study=tiny
+dvc exp run -f -S profile=tiny -S 'split.folds=[0,1,2,3,4]' -S tracking.wandb=offline -S search.trials=3 -S search.study=tiny
 python -m strokect.search
 python -m docs.tracking_page"""
 

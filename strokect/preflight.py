@@ -27,7 +27,7 @@ def main() -> None:
     if differs_from_commit("params.yaml"):
         print(
             f"note: params.yaml is not the committed one (a `dvc exp run` writes it); running on {params.data.source}. "
-            "Back to the committed run: git checkout params.yaml dvc.lock 'metrics/*.json'"
+            "Back to the committed run: git checkout params.yaml dvc.lock 'metrics/*.json' ':!metrics/search.json'"
         )
 
 

@@ -23,7 +23,7 @@ from optuna.trial import TrialState
 from strokect.conf import settings_of
 from strokect.errors import DataError, TrainingError, run_stage
 from strokect.files import read_json, sha256_file
-from strokect.fold import device_name
+from strokect.fold import device_name, weights_sha256
 from strokect.manifest import Prepared, load_prepared
 from strokect.params import Params, load_params
 from strokect.run_params import SearchParams
@@ -178,7 +178,8 @@ def prepare_search() -> tuple[Params, Prepared, optuna.Study, Workers]:
     """Params, cohort and study of the workspace."""
     params, prepared = load_params(), load_prepared()
     data = {"data_sha256": prepared.cohort["data_sha256"], "split_sha256": sha256_file(SPLIT)}
-    return params, prepared, *open_study(params, what_stays(params) | {"data": data})
+    weights = {"sha256": weights_sha256(params.model)}  # a file of weights can change under its name
+    return params, prepared, *open_study(params, what_stays(params) | {"data": data, "weights": weights})
 
 
 def run_search(params: Params, prepared: Prepared, study: optuna.Study, workers: Workers) -> None:

@@ -74,6 +74,7 @@ def with_values(params: Params, values: Values) -> tuple[ModelParams, TrainParam
 def what_stays(params: Params) -> dict[str, Any]:
     """Everything of the params that trials of one study must share: one section deep, without what is tuned."""
     model, train = asdict(params.model), asdict(params.train)
+    del train["devices"]  # a trial has one
     for name in tuned_names(params):
         section, *path = KEYS[name].split(".")
         owner = model if section == "model" else train

@@ -18,7 +18,7 @@ from typing import IO, Protocol
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError, ProgrammingError
 
@@ -175,7 +175,24 @@ def open_storage(params: SearchParams) -> tuple[BaseStorage, Workers]:
         return _open_database(params), DatabaseWorkers(2.0 * params.heartbeat_s)
     journal = Path(params.storage)
     journal.parent.mkdir(parents=True, exist_ok=True)
-    return JournalStorage(JournalFileBackend(str(journal))), JournalWorkers(journal.with_suffix(".workers"))
+    return _open_journal(journal), JournalWorkers(journal.with_suffix(".workers"))
+
+
+def _open_journal(journal: Path) -> JournalStorage:
+    """Without a last line that a full disk or a power cut left half written: what came after it would be unreadable with it."""
+    lock = JournalFileSymlinkLock(str(journal))
+    lock.acquire()
+    try:
+        with journal.open("ab+") as stream:
+            stream.seek(0)
+            stream.truncate(stream.read().rfind(b"\n") + 1)
+    finally:
+        lock.release()
+    try:
+        return JournalStorage(JournalFileBackend(str(journal), lock))
+    except ValueError as error:
+        reason = f"{journal} holds a line that is none of Optuna's ({error})"
+        raise DataError(f"search.storage: {reason}: delete that line, or name another file and begin anew") from None
 
 
 def _open_database(params: SearchParams) -> RDBStorage:

@@ -1,5 +1,7 @@
 """The table of training steps: what is compared with what, on which split seeds, and what the page says of it."""
 
+import shlex
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -58,7 +60,8 @@ def test_a_step_is_compared_with_an_earlier_one() -> None:
 def test_every_command_gives_params_that_load(name: str, tmp_path: Path) -> None:
     for part in accuracy.command(name).split(" && "):
         if part.startswith("dvc"):
-            (tmp_path / "params.yaml").write_text(yaml.safe_dump(composed(*part.split(" -S ")[1:])))
+            overrides = [word for before, word in pairwise(shlex.split(part)) if before == "-S"]
+            (tmp_path / "params.yaml").write_text(yaml.safe_dump(composed(*overrides)))
             load_params(tmp_path / "params.yaml")
 
 

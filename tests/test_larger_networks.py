@@ -1,4 +1,4 @@
-"""The profiles of a GPU, b3 at 300 px and b4 at 380 px, from start to service on a tiny phantom: they fit, resume and answer."""
+"""The networks for a GPU: their settings, and (slow) b3 at 300 px and b4 at 380 px from start to service on a tiny phantom."""
 
 import os
 import signal
@@ -11,14 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import requests
+import yaml
 from conftest import TINY_FOLDS, composed, copy_repository, run, workspace
 from fakes import encode
 from safetensors.torch import save_file
 from serving import serve
 
-from strokect.files import read_json
+from strokect.files import read_json, sha256_file
 from strokect.manifest import load_prepared
 from strokect.network import create_backbone
+from strokect.params import load_params
 from strokect.predictor import Predictor
 
 WEIGHTS = Path("weights.safetensors")
@@ -27,6 +29,27 @@ SMALL = (
     *("profile=tiny", "data.phantom.slices=4", "train.batch_size=8", "export.views=[identity]"),
     *("safety.outliers_per_category=2", "safety.proxies_per_kind=1"),
 )
+
+
+NETWORKS = {
+    "lite2": ("tf_efficientnet_lite2.in1k", 300),
+    "b3": ("tf_efficientnet_b3.ns_jft_in1k", 300),
+    "b4": ("tf_efficientnet_b4.ns_jft_in1k", 380),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("cohort", ["phantom", "ct_ich", "folder"])
+def test_a_network_brings_its_size_to_every_cohort(name: str, cohort: str, tmp_path: Path) -> None:
+    params = composed(f"profile={cohort}", f"model={name}")
+    backbone, size = NETWORKS[name]
+    assert (params["model"]["backbone"], params["model"]["weights"]) == (backbone, "hub")
+    assert params["data"]["image_size"] == size
+    others = composed(f"profile={cohort}")
+    for section in others.keys() - {"model", "data"}:
+        assert params[section] == others[section]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    assert load_params(tmp_path / "params.yaml").data.image_size == size
 
 
 def kill_after_an_epoch(fold: int) -> None:
@@ -66,6 +89,7 @@ def test_it_trains_resumes_exports_and_serves(
             run(stage)
         sidecar = read_json("models/export/0/model.json")
         assert (sidecar["backbone"], sidecar["image_size"]) == (params["model"]["backbone"], size)
+        assert sidecar["weights_sha256"] == (None if weights == "none" else sha256_file(WEIGHTS))
         with tarfile.open("models/bento/strokect.bento") as archive:
             archive.extractall("bento", filter="data")
         picture = np.asarray(load_prepared().images[6, 0])

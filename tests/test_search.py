@@ -267,6 +267,27 @@ def test_trials_of_another_setting_are_refused_by_name(tmp_path: Path) -> None:
         open_study(longer, what_stays(longer))
 
 
+def test_a_journal_that_a_power_cut_left_half_written_goes_on(tmp_path: Path) -> None:
+    params = search_params(tmp_path)
+    before = work(replace(params, search=replace(params.search, trials=4))).trials
+    journal = Path(params.search.storage)
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + whole.splitlines()[-1][:20])
+    after = work(params).trials
+    assert [trial.params for trial in after[:4]] == [trial.params for trial in before] and len(after) == 8
+    assert journal.read_bytes().startswith(whole)
+
+
+def test_a_journal_with_a_foreign_line_is_named(tmp_path: Path) -> None:
+    params = search_params(tmp_path)
+    work(params)
+    journal = Path(params.search.storage)
+    first, *rest = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(first[:20] + b"\n" + b"".join(rest))
+    with pytest.raises(DataError, match=r"journal\.log holds a line that is none of Optuna's .*: delete that line"):
+        open_study(params, SETTING)
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
