@@ -272,7 +272,8 @@ STAGE = [sys.executable, "-m", "stages.train_fold", "--fold", "0"]
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks its processes up in /proc")
-def test_a_lost_process_ends_the_stage_soon_with_a_message_and_one_or_two_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lost", ["0", "1"])  # the first writes the checkpoints
+def test_a_lost_process_ends_the_stage_soon_with_a_message_and_one_or_two_go_on(lost: str, tmp_path: Path) -> None:
     with workspace(tmp_path, two_process_params()) as folder:
         for stage in ("prepare", "audit", "split"):
             run(stage)
@@ -282,7 +283,7 @@ def test_a_lost_process_ends_the_stage_soon_with_a_message_and_one_or_two_go_on(
         for line in process.stdout:
             if "epoch 1/3" in line:
                 break
-        os.kill(children(process.pid)["1"], signal.SIGKILL)
+        os.kill(children(process.pid)[lost], signal.SIGKILL)
         killed = time.monotonic()
         _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
