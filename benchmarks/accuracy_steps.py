@@ -144,4 +144,4 @@ STEPS = {
     ),
 }
 # Of slices that come alone, and of whole series by the same networks; the first is BEST.
-HEADLINES = ("together-800", "together-800-sequence")
+HEADLINES = ("together-800", "together-800-sequence", "together-3200", "together-3200-sequence")
