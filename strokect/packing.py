@@ -8,9 +8,7 @@ import os
 import shutil
 import sys
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -18,6 +16,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from strokect.ahead import map_ahead
 from strokect.errors import DataError, ImageError
 from strokect.files import sha256_file
 from strokect.params import DataParams
@@ -115,7 +114,7 @@ def publish(packed: Pack, folder: Path) -> None:
 def _decode(
     source: Source, paths: dict[str, Path], seen: dict[str, Stamp | None], rows: Sequence[Row]
 ) -> Iterator[tuple[Row, Pixels | ImageError, Stamp | None]]:
-    """Yield (row, pixels or the ImageError, stamp to remember) in the order of the rows. `seen` learns the stamp before the read.
+    """(row, pixels or the ImageError, stamp to remember) in the order of the rows. `seen` learns the stamp before the read.
 
     Threads help because Pillow and numpy release the lock where the time goes, and need nothing of a reader but `read`.
     """
@@ -128,17 +127,7 @@ def _decode(
         except ImageError as error:
             return row, error, None
 
-    ahead: deque[Future[tuple[Row, Pixels | ImageError, Stamp | None]]] = deque()
-    pool = ThreadPoolExecutor()
-    try:
-        for row in rows:
-            ahead.append(pool.submit(read, row))
-            while ahead and (len(ahead) >= AHEAD or ahead[0].done()):
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    return map_ahead(read, rows, AHEAD)
 
 
 def _check_unchanged(seen: dict[str, Stamp | None], paths: dict[str, Path], root: Path, look_up: str) -> None:

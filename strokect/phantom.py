@@ -7,11 +7,13 @@ headrest, noise and calibration vary from patient to patient, so that brightness
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
+from strokect.ahead import map_ahead
 from strokect.phantom_anatomy import (
     BASE_BONE,
     CHOROID,
@@ -31,6 +33,7 @@ from strokect.phantom_anatomy import (
 )
 
 LESIONS = ("epidural", "subdural", "intraparenchymal", "intraventricular", "infarct")
+PATIENTS_AHEAD = 32  # drawn before they are asked for
 MIN_LESION_FRACTION = 12 / 96**2  # of the picture; a smaller trace of a lesion is not visible and counts as none
 
 
@@ -249,8 +252,9 @@ def make_patient(patient: int, *, seed: int, slices: int, size: int) -> list[Pha
 
 def make_cohort(*, patients: int, slices: int, size: int, seed: int) -> Iterator[PhantomSlice]:
     """All slices, patient by patient. One patient of two is positive; about three slices of ten are."""
-    for patient in range(patients):
-        yield from make_patient(patient, seed=seed, slices=slices, size=size)
+    draw = partial(make_patient, seed=seed, slices=slices, size=size)
+    for drawn in map_ahead(draw, range(patients), PATIENTS_AHEAD):
+        yield from drawn
 
 
 def window(hu: NDArray[np.float32], level_hu: float = 40.0, width_hu: float = 120.0) -> NDArray[np.uint8]:

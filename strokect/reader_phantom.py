@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from tqdm import tqdm
 
 from strokect import phantom
 from strokect.files import sha256_bytes
@@ -45,7 +46,8 @@ def read(params: DataParams, root: Path) -> Source:
     number: dict[str, int] = {}
     rows: list[Row] = []
     p = params.phantom
-    for piece in phantom.make_cohort(patients=p.patients, slices=p.slices, size=params.image_size, seed=p.seed):
+    cohort = phantom.make_cohort(patients=p.patients, slices=p.slices, size=params.image_size, seed=p.seed)
+    for piece in tqdm(cohort, total=p.patients * p.slices, desc="draw", unit="slice", mininterval=1):
         file = f"{piece.patient}/{piece.slice:02d}.png"
         made = picture_of_hu(piece.hu, params.windows)
         windows = made.grey[:0] if made.windows is None else made.windows
