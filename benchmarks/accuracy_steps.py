@@ -130,6 +130,7 @@ STEPS = {
         TOGETHER_3200 | IN_SERIES,
         before=PRETRAIN["3200"],
     ),
+    "160-px": Step("160 px", "together-3200", TOGETHER_3200 | {"data.image_size": 160}, before=PRETRAIN["3200"]),
     "four-views": Step(
         "two shifted views beside the slice and its mirror image",
         "together-3200",
