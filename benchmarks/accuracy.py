@@ -124,10 +124,12 @@ def make(name: str) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run what is asked for (all by default), then write the page from every run that is there."""
+    """Run what is asked for (by default all that needs no GPU), then write the page from every run that is there."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="run", help=f"which of {', '.join(runs())}; all by default")
-    asked = parser.parse_args(arguments).names or list(runs())
+    parser.add_argument(
+        "names", nargs="*", metavar="run", help=f"which of {', '.join(runs())}; all but those for a GPU by default"
+    )
+    asked = parser.parse_args(arguments).names or [name for name, (step, _) in runs().items() if not step.needs_gpu]
     if unknown := set(asked) - set(runs()):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(runs())}")
     SCORES.mkdir(parents=True, exist_ok=True)

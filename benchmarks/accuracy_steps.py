@@ -20,6 +20,7 @@ class Step:
     overrides: Mapping[str, Any]
     kept_for: str | None = None  # why later steps stand on it although its log loss is not lower
     before: tuple[str, ...] = ()  # commands that make what the overrides name
+    needs_gpu: bool = False  # runs only when it is asked for by name
 
     @property
     def in_series(self) -> bool:
@@ -138,10 +139,11 @@ STEPS = {
         before=PRETRAIN["3200"],
     ),
     "lite2-300": Step(
-        "Lite2 at 300 px, 20 epochs: for a GPU",
+        "Lite2 at 300 px, 20 epochs: for a GPU, as is its pretraining",
         "together-3200",
         TOGETHER_3200 | {"model": "lite2", "data.image_size": 300, "train.epochs": 20, "model.weights": WEIGHTS["lite2"]},
         before=PRETRAIN["lite2"],
+        needs_gpu=True,
     ),
 }
 # Of slices that come alone, and of whole series by the same networks; the first is BEST.

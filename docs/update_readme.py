@@ -132,7 +132,7 @@ def main() -> None:
     if not read_json("data/prepared/cohort.json")["synthetic"]:
         raise DataError(
             "the workspace holds a run on real data, the README shows the phantom's: "
-            "`git checkout params.yaml dvc.lock 'metrics/*.json'`, then `make repro`"
+            "`git checkout params.yaml dvc.lock 'metrics/*.json' ':!metrics/search.json'`, then `make repro`"
         )
     for source in SHOWN:
         shutil.copyfile(source, PHANTOM / Path(source).name)

@@ -7,6 +7,7 @@ processes of one machine.
 
 import contextlib
 import fcntl
+import json
 import os
 import random
 import secrets
@@ -18,7 +19,7 @@ from typing import IO, Protocol
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError, ProgrammingError
 
@@ -26,6 +27,7 @@ from strokect.errors import DataError
 from strokect.run_params import SearchParams
 
 MAX_DEATHS = 3  # values that kill their process (memory) must not do so for ever
+NO_LOG = "is none of Optuna's: bring back a copy of the file, or name another and begin a new search"
 ERROR = "error"  # user attribute of a trial that failed by its values: not tried again
 
 
@@ -178,21 +180,55 @@ def open_storage(params: SearchParams) -> tuple[BaseStorage, Workers]:
     return _open_journal(journal), JournalWorkers(journal.with_suffix(".workers"))
 
 
+class _JournalLock(JournalFileOpenLock):
+    """Held while the journal is written to. Of the kernel, so it ends with its process; a dead one would leave Optuna's own."""
+
+    def __init__(self, path: Path):
+        self._path = path
+
+    def acquire(self) -> bool:
+        stream = self._path.open("w")
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        self._held = stream
+        return True
+
+    def release(self) -> None:
+        self._held.close()
+
+
 def _open_journal(journal: Path) -> JournalStorage:
-    """Without a last line that a full disk or a power cut left half written: what came after it would be unreadable with it."""
-    lock = JournalFileSymlinkLock(str(journal))
+    lock = _JournalLock(journal.with_suffix(".lock"))
     lock.acquire()
     try:
-        with journal.open("ab+") as stream:
-            stream.seek(0)
-            stream.truncate(stream.read().rfind(b"\n") + 1)
+        _check_journal(journal)
     finally:
         lock.release()
+    return JournalStorage(JournalFileBackend(str(journal), lock))
+
+
+def _check_journal(journal: Path) -> None:
+    """Cut off a last line that a full disk or a power cut left half written: all that came after it would be lost with it.
+
+    Raises DataError where another line is none of Optuna's. Leaving it out is no remedy: numbers of trials are counted in lines.
+    """
+    content = journal.read_bytes() if journal.exists() else b""
+    *lines, torn = content.split(b"\n")
+    for number, line in enumerate(lines, 1):
+        if not _is_log(line):
+            raise DataError(f"search.storage: line {number} of {journal} {NO_LOG}")
+    if not torn:
+        return
+    if not lines and not b'{"op_code":'.startswith(torn[:11]):
+        raise DataError(f"search.storage: line 1 of {journal} {NO_LOG}")
+    with journal.open("rb+") as stream:
+        stream.truncate(len(content) - len(torn))
+
+
+def _is_log(line: bytes) -> bool:
     try:
-        return JournalStorage(JournalFileBackend(str(journal), lock))
-    except ValueError as error:
-        reason = f"{journal} holds a line that is none of Optuna's ({error})"
-        raise DataError(f"search.storage: {reason}: delete that line, or name another file and begin anew") from None
+        return "op_code" in json.loads(line)
+    except (ValueError, TypeError):
+        return False
 
 
 def _open_database(params: SearchParams) -> RDBStorage:

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from sklearn.metrics import log_loss as sklearn_log_loss
 from test_dvc import shell
 from test_training import fake_net
 
+from strokect import search
 from strokect.conf import settings_of
 from strokect.errors import DataError, ParamsError, TrainingError
 from strokect.files import read_json, write_json
@@ -278,14 +280,56 @@ def test_a_journal_that_a_power_cut_left_half_written_goes_on(tmp_path: Path) ->
     assert journal.read_bytes().startswith(whole)
 
 
-def test_a_journal_with_a_foreign_line_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("foreign", [b'{"op_\n', b'{"a": 1}\n', b"7\n"])
+@pytest.mark.parametrize("line", [1, 3, 0])  # from the front; 0: the last
+def test_a_journal_with_a_foreign_line_is_left_as_it_is_and_the_line_is_named(foreign: bytes, line: int, tmp_path: Path) -> None:
     params = search_params(tmp_path)
     work(params)
     journal = Path(params.search.storage)
-    first, *rest = journal.read_bytes().splitlines(keepends=True)
-    journal.write_bytes(first[:20] + b"\n" + b"".join(rest))
-    with pytest.raises(DataError, match=r"journal\.log holds a line that is none of Optuna's .*: delete that line"):
+    lines = journal.read_bytes().splitlines(keepends=True)
+    lines[line - 1] = foreign
+    journal.write_bytes(b"".join(lines))
+    with pytest.raises(DataError, match=rf"line {line or len(lines)} of .*journal\.log is none of Optuna's: bring back a copy"):
         open_study(params, SETTING)
+    assert journal.read_bytes() == b"".join(lines)
+
+
+@pytest.mark.parametrize("content", [b"hello", b'{"a": 1}', b"a,b\n1,2\n"])
+def test_another_file_is_not_taken_for_a_journal(content: bytes, tmp_path: Path) -> None:
+    params = search_params(tmp_path)
+    journal = Path(params.search.storage)
+    journal.parent.mkdir(parents=True)
+    journal.write_bytes(content)
+    with pytest.raises(DataError, match="line 1 of"):
+        open_study(params, SETTING)
+    assert journal.read_bytes() == content
+
+
+def test_a_lock_that_a_dead_process_left_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = search_params(tmp_path)
+    params = replace(params, search=replace(params.search, storage="search/journal.log", trials=4))
+    Path("search").mkdir()
+    Path("search/journal.lock").write_text("")
+    Path("search/journal.log.lock").symlink_to("search/journal.log")  # as Optuna's own would be
+    assert count(work(params)).done == 4
+
+
+def test_weights_that_are_not_there_begin_no_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = search_params(tmp_path)
+    params = replace(params, model=replace(params.model, weights="phantom.safetensors"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(search, "load_params", lambda: params)
+    monkeypatch.setattr(search, "load_prepared", lambda: SimpleNamespace(cohort={"data_sha256": "d" * 64}))
+    monkeypatch.setattr(search, "sha256_file", lambda path: "s" * 64)
+    with pytest.raises(DataError, match=r"phantom\.safetensors is not there yet"):
+        search.prepare_search()
+    assert not Path(params.search.storage).exists()
+    Path("phantom.safetensors").write_bytes(b"one")
+    search.prepare_search()
+    Path("phantom.safetensors").write_bytes(b"another")
+    with pytest.raises(DataError, match=r"weights\.sha256"):
+        search.prepare_search()
 
 
 @pytest.mark.parametrize(
