@@ -20,6 +20,7 @@ from benchmarks.machine import commit
 from strokect.edges import Scale
 from strokect.errors import DataError, run_stage
 from strokect.files import read_json, write_json, write_text
+from strokect.finding import count
 from strokect.preflight import check_raw_data
 from strokect.reporting import figure_text
 from strokect.statistics import bootstrap_weights, estimate, estimate_auc, patients_of_rarer
@@ -43,12 +44,8 @@ def command(name: str) -> str:
     """The command that makes a run, after those that it needs; it stops after the out-of-fold figures."""
     step, seed = runs()[name]
     overrides = {"profile": PROFILE, **step.overrides, "split.seed": seed}
-    run = shlex.join(["dvc", "exp", "run", "tune_threshold", *(part for item in overrides.items() for part in _override(*item))])
-    return " && ".join([*step.before, run])
-
-
-def _override(key: str, value: Any) -> tuple[str, str]:
-    return "-S", f"{key}={value}"
+    settings = [part for key, value in overrides.items() for part in ("-S", f"{key}={value}")]
+    return " && ".join([*step.before, shlex.join(["dvc", "exp", "run", "tune_threshold", *settings])])
 
 
 def with_predecessors(asked: Iterable[str]) -> list[str]:
@@ -243,7 +240,7 @@ def how_far(headline: dict[str, dict[str, Any]]) -> list[str]:
             where = "not excluded by every seed's interval" if highest >= target else "above the interval of every seed"
             missed = f"{target - mean:.3f} short of the target, which is {where}" if mean < target else "the target is reached"
             figures.append(f"{level} {mean:.3f} ({min(values):.3f} to {max(values):.3f}), {missed}")
-        lines.append(f"- `{step}`, {len(runs_of)} seeds: {'; '.join(figures)}")
+        lines.append(f"- `{step}`, {count(len(runs_of), 'seed')}: {'; '.join(figures)}")
     return lines + [line for step in HEADLINES if STEPS[step].in_series for line in in_series(step, headline)]
 
 

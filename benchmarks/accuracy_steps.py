@@ -28,13 +28,18 @@ class Step:
         return self.overrides.items() >= IN_SERIES.items()
 
 
+def with_neighbours(against: str, overrides: Mapping[str, Any], before: tuple[str, ...] = ()) -> Step:
+    """The step from slices that are judged alone to the same slices judged in series."""
+    return Step("slices judged with their neighbours: for whole series only", against, {**overrides, **IN_SERIES}, before=before)
+
+
 SMALL = {"data.image_size": 96, "train.epochs": 8, "hnm.enabled": "false", "train.augment.bleeds": 0, "model.frozen_stages": 0}
 FROZEN = SMALL | {"model.frozen_stages": 2}
 BLEEDS = FROZEN | {"train.augment.bleeds": 0.25}
 CROPPED = BLEEDS | {"data.crop": "head"}
 LARGER = CROPPED | {"data.image_size": 128}
-# DVC knows a weights file by its name only: other commands below, another name.
 AS_TRAINED = "-S data.crop=head -S train.epochs=4 -S train.augment.strength=2 -S train.augment.bleeds=0.25"
+# DVC knows a weights file by its name only: other commands below, another name.
 WEIGHTS = {name: f".strokect/phantom-{name}.safetensors" for name in ("200", "800", "3200", "lite2")}
 PRETRAIN = {
     name: (
@@ -57,11 +62,11 @@ STEPS = {
     "base": Step("Lite0 at 96 px, 8 epochs, no mining", None, SMALL),
     "frozen": Step("stem and first two stages keep their ImageNet weights", "base", FROZEN, kept_for="its time"),
     "bleeds": Step("a quarter of the negative training slices gets a synthetic bleed", "frozen", BLEEDS),
-    "sequence": Step("slices judged with their neighbours: for whole series only", "bleeds", BLEEDS | IN_SERIES),
+    "sequence": with_neighbours("bleeds", BLEEDS),
     "head-crop": Step("each slice cut to its head", "bleeds", CROPPED),
-    "head-crop-sequence": Step("slices judged with their neighbours: for whole series only", "head-crop", CROPPED | IN_SERIES),
+    "head-crop-sequence": with_neighbours("head-crop", CROPPED),
     "128-px": Step("128 px", "head-crop", LARGER),
-    "128-px-sequence": Step("slices judged with their neighbours: for whole series only", "128-px", LARGER | IN_SERIES),
+    "128-px-sequence": with_neighbours("128-px", LARGER),
     "hnm": Step("mining of hard slices after training", "head-crop", CROPPED | {"hnm.enabled": "true"}),
     "one-view": Step("the slice alone, without its mirror image", "head-crop", CROPPED | {"export.views": "[identity]"}),
     "mixup": Step("slices blended in pairs (mixup, α 0.2)", "head-crop", CROPPED | {"train.mixup_alpha": 0.2}),
@@ -95,12 +100,7 @@ STEPS = {
             ("no-averaging", "the last weights in place of their moving average", {"train.ema_decay": 0}),
         )
     },
-    "pretrained-sequence": Step(
-        "slices judged with their neighbours: for whole series only",
-        "phantom-pretrained",
-        PRETRAINED | IN_SERIES,
-        before=PRETRAIN["200"],
-    ),
+    "pretrained-sequence": with_neighbours("phantom-pretrained", PRETRAINED, before=PRETRAIN["200"]),
     "together": Step(
         "128 px and augmentation of twice the strength, too",
         "phantom-pretrained",
@@ -113,24 +113,14 @@ STEPS = {
         TOGETHER_800,
         before=PRETRAIN["800"],
     ),
-    "together-800-sequence": Step(
-        "slices judged with their neighbours: for whole series only",
-        "together-800",
-        TOGETHER_800 | IN_SERIES,
-        before=PRETRAIN["800"],
-    ),
+    "together-800-sequence": with_neighbours("together-800", TOGETHER_800, before=PRETRAIN["800"]),
     "together-3200": Step(
         "pretrained on 2,560 patients of the phantom, at 128 px, 4 epochs in place of 8, augmented like CT-ICH",
         "together-800",
         TOGETHER_3200,
         before=PRETRAIN["3200"],
     ),
-    "together-3200-sequence": Step(
-        "slices judged with their neighbours: for whole series only",
-        "together-3200",
-        TOGETHER_3200 | IN_SERIES,
-        before=PRETRAIN["3200"],
-    ),
+    "together-3200-sequence": with_neighbours("together-3200", TOGETHER_3200, before=PRETRAIN["3200"]),
     "160-px": Step("160 px", "together-3200", TOGETHER_3200 | {"data.image_size": 160}, before=PRETRAIN["3200"]),
     "four-views": Step(
         "two shifted views beside the slice and its mirror image",

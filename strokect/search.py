@@ -178,10 +178,10 @@ def prepare_search() -> tuple[Params, Prepared, optuna.Study, Workers]:
     """Params, cohort and study of the workspace."""
     params, prepared = load_params(), load_prepared()
     data = {"data_sha256": prepared.cohort["data_sha256"], "split_sha256": sha256_file(SPLIT)}
-    if params.model.weights not in ("package", "hub", "none") and not Path(params.model.weights).is_file():
+    weights = weights_sha256(params.model)  # a file of weights can change under its name
+    if weights is None and params.model.weights not in ("hub", "none"):
         raise DataError(f"model.weights: {params.model.weights} is not there yet; make it first, or set another")
-    weights = {"sha256": weights_sha256(params.model)}  # a file of weights can change under its name
-    return params, prepared, *open_study(params, what_stays(params) | {"data": data, "weights": weights})
+    return params, prepared, *open_study(params, what_stays(params) | {"data": data, "weights": {"sha256": weights}})
 
 
 def run_search(params: Params, prepared: Prepared, study: optuna.Study, workers: Workers) -> None:
