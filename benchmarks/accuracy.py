@@ -193,8 +193,8 @@ def render(made: dict[str, dict[str, Any]]) -> str:
     if headline:
         lines += [
             *("", "## Headline: split seeds on which nothing was chosen", ""),
-            "Each headline so far was of these seeds; which steps it holds was decided on the tuning seed alone. Steps with fewer than",
-            f"{len(HEADLINE_SEEDS)} seeds have no headline yet: their other runs are still to be made.",
+            "Each headline so far was of these seeds; which steps it holds was decided on the tuning seed alone.",
+            f"Steps with fewer than {len(HEADLINE_SEEDS)} seeds have no headline yet: their other runs are still to be made.",
             "",
         ]
         lines += ["| split seed | params of | log loss | slice ROC AUC | patient ROC AUC |", "|---|---|---|---|---|"]
