@@ -193,7 +193,7 @@ def render(made: dict[str, dict[str, Any]]) -> str:
     if headline:
         lines += [
             *("", "## Headline: split seeds on which nothing was chosen", ""),
-            "Each headline so far was of these seeds; which steps it holds was decided on the tuning seed alone.",
+            "Which steps a headline holds was decided on the tuning seed alone. Every headline below is of the same seeds.",
             f"Steps with fewer than {len(HEADLINE_SEEDS)} seeds have no headline yet: their other runs are still to be made.",
             "",
         ]
@@ -212,7 +212,16 @@ def render(made: dict[str, dict[str, Any]]) -> str:
     if missing := [name for name in STEPS if name not in made]:
         lines += ["", "## Not run", "", "Steps for which there was no time, or no GPU; each is one command:", ""]
         lines += [f"- {STEPS[name].change}: `python -m benchmarks.accuracy {name}`" for name in missing]
-    lines += ["", "## Commands", "", "```", *(run["command"] for run in made.values()), "```"]
+    lines += [
+        "",
+        "## Commands",
+        "",
+        "`python -m benchmarks.accuracy <run>` gives the run's command, fills its row:",
+        "",
+        "```",
+    ]
+    lines += [f"# {name}\n{run['command']}" for name, run in made.items()]
+    lines.append("```")
     return "\n".join(lines) + "\n"
 
 

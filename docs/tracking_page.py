@@ -28,7 +28,8 @@ def tracking_page(runs: list[dict[str, Any]]) -> str:
         "",
         f"{len(runs)} runs in the groups {' and '.join(f'`{group}`' for group in groups)} of project `{runs[0]['project']}`, "
         f"read back from the `.wandb` files that `wandb sync` would send; data {', '.join(f'`{sha[:12]}`' for sha in data)}. "
-        f"Filled from `{RUNS}`. A tiny phantom: its figures mean nothing, and rates and times are another machine's.",
+        f"Filled from `{RUNS}`; the `.wandb` files themselves are not in the repository. A tiny phantom: "
+        "its figures mean nothing, and rates and times are another machine's.",
         "",
         "| run | kind | logged (times) | figures of the run | artifacts |",
         "|---|---|---|---|---|",

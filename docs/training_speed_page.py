@@ -11,7 +11,7 @@ python -m benchmarks.train                      # b3@300 and b4@380 beside the p
 python -m benchmarks.train --five-folds         # Lite2@300, 20 epochs over 2,000 slices
 ```
 
-Each run adds its part to `metrics/bench/train.json`. Bring that file back into a checkout with an environment, where
+Each run adds its part to `metrics/bench/train.json`. Bring that file back into a checkout where `make repro` has run;
 `make readme` takes it over into this page. The five folds are timed from reading slices to the last epoch; a stage also starts
 Python, imports torch and writes its scores, some seconds each time."""
 
@@ -36,9 +36,9 @@ def training_speed_page(bench: dict[str, Any]) -> str:
         f"`{bench['command']}`; filled by `make readme` from `docs/results/train.json`. Rivals train an epoch each in turns, in "
         "one run on one device; ratios count, rates are those of the machine.",
         "",
-        "*ours* is the loop of `train_fold`: packed uint8 slices on the device, augmented there in batches, channels_last, "
-        "weight averaging, fused AdamW, bf16 on a GPU. *plain* is the common loop around timm: PNG files of its size, decoded "
-        "with Pillow and augmented with torchvision by worker processes, autocast in fp16 with GradScaler on a GPU, the same "
+        "*ours* is the loop of `train_fold`: packed uint8 slices on the device (on a CPU a memory map), augmented there in "
+        "batches, channels_last, weight averaging, fused AdamW, bf16 on a GPU. *plain* is the common loop around timm: PNG files of "
+        "its size, decoded with Pillow and augmented with torchvision by worker processes, autocast in fp16 with GradScaler on a GPU, the same "
         "clipping and averaging. Ours is compared with the fastest form of the plain loop of the same precision.",
         "",
         training_speed_table(bench),
@@ -51,7 +51,7 @@ def training_speed_page(bench: dict[str, Any]) -> str:
         "",
     ]
     for name, run in bench["runs"].items():
-        lines += [f"## {name[0].upper()}{name[1:]}", "", *_part(run)]
+        lines += [f"## Run: {name}", "", *_part(run)]
     return "\n".join(lines)
 
 

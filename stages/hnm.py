@@ -26,6 +26,13 @@ def fine_tune_params(train_params: TrainParams, hnm: HnmParams) -> TrainParams:
     return dataclasses.replace(train_params, auxiliary=0.0, **own)  # the heads are gone, and new ones would start at random
 
 
+def raised_weights(weights: NDArray[np.float32], hard: HardSet, factor: float) -> NDArray[np.float32]:
+    """Loss weights (n,), those of the hard slices times `factor`, scaled to a mean of 1."""
+    raised = weights.copy()
+    raised[np.concatenate([hard.negatives, hard.positives])] *= factor
+    return (raised / raised.mean()).astype(np.float32)
+
+
 def describe_change(
     hard: HardSet,
     before: NDArray[np.float32] | None,
@@ -87,9 +94,8 @@ def tune(inputs: FoldInputs, world: World) -> None:
     resume = resume_path("hnm", fold, *identity(prepared, params.model, params.train, *hnm_identity))
     if params.hnm.enabled:
         before = predict_logits(net.to(device), images, device)
-        weights = class_weights(labels, params.train.class_balance)
-        weights[np.concatenate([hard.negatives, hard.positives])] *= params.hnm.weight
-        task = make_task(prepared, inputs.split, fold, (weights / weights.mean()).astype(np.float32), "hnm")
+        weights = raised_weights(class_weights(labels, params.train.class_balance), hard, params.hnm.weight)
+        task = make_task(prepared, inputs.split, fold, weights, "hnm")
         schedule = fine_tune_params(params.train, params.hnm)
         with track_fold(inputs, "hnm", resume, world) as tracker:
             tuned, progress, name = train(

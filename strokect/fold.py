@@ -114,7 +114,8 @@ def train(
 
     every = max(1, params.epochs * trainer.steps_per_epoch // TRACKED_STEPS)
     tracker.slices("augmented training slices", lambda: some_augmented(task, params))
-    progress = trainer.run(report, tracker.step if tracker.listens else None, every=every)
+    listens = trainer.world.from_main(tracker.listens)  # the loss of a step is summed over the processes
+    progress = trainer.run(report, tracker.step if listens else None, every=every)
     name, together = device_name(trainer.device), trainer.world.size
     return trainer.ema.module, progress, name if together == 1 else f"{together} × {name}"
 
@@ -159,7 +160,7 @@ def make_sidecar(
         "stage": stage,
         "fold": fold,
         "backbone": model.backbone,
-        "weights": model.weights,
+        "weights": model.weights_kind,
         "weights_sha256": weights_sha256(model),
         "image_size": cohort["image_size"],
         **crop_to_json(cohort.get("crop", "none")),
@@ -198,4 +199,4 @@ def weights_sha256(model: ModelParams) -> str | None:
     if model.weights == "package":
         return sha256_file(packaged_weights(model.backbone))
     path = Path(model.weights)
-    return sha256_file(path) if model.weights not in ("hub", "none") and path.is_file() else None
+    return sha256_file(path) if model.weights_kind == "file" and path.is_file() else None

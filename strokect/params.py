@@ -68,6 +68,11 @@ class ModelParams:
     frozen_stages: int  # the stem and so many stages keep the weights they start with
     symmetry: bool  # the mirrored slice as a second input; see symmetry.py
 
+    @property
+    def weights_kind(self) -> str:
+        """`weights`, or "file" for a path: that is this machine's, and may name somebody."""
+        return self.weights if self.weights in ("package", "hub", "none") else "file"
+
 
 @dataclass(frozen=True)
 class AugmentParams:

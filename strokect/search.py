@@ -179,7 +179,7 @@ def prepare_search() -> tuple[Params, Prepared, optuna.Study, Workers]:
     params, prepared = load_params(), load_prepared()
     data = {"data_sha256": prepared.cohort["data_sha256"], "split_sha256": sha256_file(SPLIT)}
     weights = weights_sha256(params.model)  # a file of weights can change under its name
-    if weights is None and params.model.weights not in ("hub", "none"):
+    if weights is None and params.model.weights_kind == "file":
         raise DataError(f"model.weights: {params.model.weights} is not there yet; make it first, or set another")
     return params, prepared, *open_study(params, what_stays(params) | {"data": data, "weights": {"sha256": weights}})
 

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from optuna import TrialPruned
+from optuna.exceptions import UpdateFinishedTrialError
 
 from strokect.calibration_fit import CROSS_FIT_GROUPS, cross_fit, log_loss, patient_groups
 from strokect.duplicates import linked_rows
@@ -70,8 +72,9 @@ def calibrated_log_loss(given: TuningSet, logits: NDArray[np.float32]) -> float:
 def train_trial(given: TuningSet, values: Values, name: str, report: Callable[[int, float], None]) -> float:
     """Train the folds with `values`; `report` gets each epoch (from 1) and the value so far, and may raise to end the trial.
 
-    All folds do an epoch before any does the next, so that every value is about all of them. A trial that was killed goes on
-    from the folds' checkpoints. Raises FailedTrialError when these values cannot be trained with.
+    All folds do an epoch before any does the next, so that every value is about all of them. A trial that was killed, or broke
+    off for another reason than its values, goes on from the folds' checkpoints. Raises FailedTrialError when these values cannot
+    be trained with.
     """
     trainers: list[Trainer] = []
     value = np.nan
@@ -86,7 +89,7 @@ def train_trial(given: TuningSet, values: Values, name: str, report: Callable[[i
     except torch.OutOfMemoryError as error:  # wherever: all folds are on the device at once
         _forget(trainers)
         raise FailedTrialError(str(error)) from error
-    except Exception:  # not KeyboardInterrupt: that trial goes on later
+    except (FailedTrialError, TrialPruned, UpdateFinishedTrialError):  # all else says nothing of the values: it is tried again
         _forget(trainers)
         raise
     _forget(trainers)

@@ -1,7 +1,7 @@
 """Weights & Biases behind one interface: `Tracker` itself does nothing, `start_tracker` gives one that does where params say so.
 
 Tracking sees what a run says about itself and never acts on it: weights and figures are the same with and without. wandb is
-imported only where it is used, and whatever goes wrong in it costs one line and some seconds, never the run.
+asked for nothing where it is disabled, and whatever goes wrong in it costs one line and some seconds, never the run.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from strokect.run_params import TrackingParams
 
 # Longest that a run may wait for a server that does not answer, when it starts and when it ends.
 INIT_TIMEOUT_S, FINISH_TIMEOUT_S = 15, 30
-# Set before wandb is imported: without these it sends crash reports, code and the git diff even where nobody asked for it.
+# Set before wandb's service starts: without these it sends crash reports, code and the git diff even where nobody asked for it.
 PRIVATE = {"WANDB_ERROR_REPORTING": "false", "WANDB_DISABLE_CODE": "true", "WANDB_DISABLE_GIT": "true", "WANDB_SILENT": "true"}
 SHAPING = ("split", "model", "train", "hnm")  # sections that make the fold models; they name the run group
 
@@ -212,8 +212,7 @@ def start_tracker(
     if params.tracking.wandb == "disabled":
         return Tracker()
     sections = {section: dataclasses.asdict(getattr(params, section)) for section in SHAPING}
-    if params.model.weights not in ("package", "hub", "none"):
-        sections["model"]["weights"] = "file"
+    sections["model"]["weights"] = params.model.weights_kind
     data = {key: cohort[key] for key in ("source", "labels", "image_size", "data_sha256")}
     about = {
         "name": name,

@@ -115,7 +115,8 @@ class Trainer:
     ) -> Progress:
         """Train the epochs that are left, or those up to `until`.
 
-        `report` gets the row of each epoch, `on_step` that of each `every`th step: reading its loss waits for the device.
+        `report` gets the row of each epoch, `on_step` that of each `every`th step: reading its loss waits for the device and for
+        the other processes, so all of them give an `on_step` or none.
         """
         for epoch in range(self.progress.epoch, self.params.epochs if until is None else until):
             row = self.train_epoch(epoch, on_step, every)
@@ -146,7 +147,7 @@ class Trainer:
                 figures = self._step(positions, chosen.nonzero()[:, 0], images, lr)
                 sums += figures
                 if on_step and (step + 1) % every == 0:
-                    loss, norm = (figures / figures.new_tensor([len(positions) / self.world.size, 1])).tolist()
+                    loss, norm = self.world.total(figures[:1]).item() / len(positions), figures[1].item()
                     on_step({"step": step + 1, "loss": loss, "grad_norm": norm, "learning_rate": lr})
                 bar.update(len(positions))
         total, norms = self.world.total(sums[:1]).item(), sums[1].item()

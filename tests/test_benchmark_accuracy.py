@@ -166,7 +166,7 @@ def test_the_page_shows_every_run_and_its_command() -> None:
     against = {"step": step.against, "log_loss_difference": {"value": -0.0123, "ci95": [-0.02, 0.001]}}
     page = accuracy.render({"base": run(), name: run(against=against, command="the command"), f"{HEADLINES[0]}-1": run()})
     assert f"| `{name}` | {step.change} | 0.800 [0.700, 0.900] | -0.0123 [-0.0200, +0.0010] to `{step.against}` |" in page
-    assert "the command" in page
+    assert f"\n# {name}\nthe command\n" in page
     assert f"| 1 | `{HEADLINES[0]}` | 0.800 [0.700, 0.900] |" in page
 
 

@@ -82,12 +82,14 @@ def train(folder: Path, world: World, epochs: int = 3, device: str = "cpu") -> d
         if row["epoch"] == epochs:
             raise KeyboardInterrupt
 
+    steps: list[dict[str, float]] = []
     with contextlib.suppress(KeyboardInterrupt):
-        loop.run(stop if epochs < 3 else lambda row: None)
+        loop.run(stop if epochs < 3 else lambda row: None, steps.append, every=2)
     rows = [{key: row[key] for key in ("loss", "held_out_log_loss", "grad_norm")} for row in loop.progress.history]
     weights = {name: value.cpu().clone() for name, value in loop.net.state_dict().items()}
     averaged = {name: value.cpu() for name, value in loop.ema.module.state_dict().items()}
-    return {"net": weights, "ema": averaged, "rows": rows, "mined": loop.progress.mined, "resumed": resumed}
+    found = {"rows": rows, "steps": steps, "mined": loop.progress.mined, "resumed": resumed}
+    return {"net": weights, "ema": averaged, **found}
 
 
 def work(rank: int, port: int, folder: Path, epochs: int, device: str = "cpu") -> None:
@@ -122,6 +124,9 @@ def test_two_processes_equal_one_with_the_same_global_batch_and_one_goes_on_wher
     whole = train(tmp_path / "one", World())
     first, second = train_by_two(tmp_path / "two", epochs=2)
     assert_same(second, first, rtol=0, atol=0)  # both processes hold the same network, bit by bit
+    assert first["steps"] == second["steps"] and len(first["steps"]) == 6  # every second of two epochs' twelve
+    for row, other in zip(first["steps"], whole["steps"][:6], strict=True):  # of the whole batch, not of one process's share
+        assert row == pytest.approx(other, rel=1e-3)
     # Adam divides by the size of the gradient: rounding grows where that is near zero. A tenth of one step of 0.01 is allowed:
     # a sample, a weight or a statistic that differs moves whole steps.
     alone = train(tmp_path / "two", World())

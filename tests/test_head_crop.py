@@ -234,16 +234,17 @@ def test_model_and_release_carry_the_crop_and_those_without_see_the_whole_slice(
 
 
 @pytest.mark.parametrize("crop", ["none", "head"])
-def test_training_writes_the_crop_into_the_sidecar(tmp_path: Path, crop: str) -> None:
+def test_training_writes_the_crop_into_the_sidecar_and_no_path(tmp_path: Path, crop: str) -> None:
     params_of(tmp_path)
     params = load_params(tmp_path / "params.yaml")
     prepare(dataclasses.replace(params.data, crop=crop), tmp_path, tmp_path / "data/prepared")  # type: ignore[arg-type]
     with workspace(tmp_path, tiny_params()):
         Path("data/splits.csv").write_text("patient,part\n")
         net = build_network(params.model.backbone, "none", 0.2)
-        model = dataclasses.replace(params.model, weights="none")
+        model = dataclasses.replace(params.model, weights="/home/erika/secret.pth")
         sidecar = make_sidecar(net, load_prepared(), model, stage="train_fold", fold=0, group_by="patient", device="cpu")
     assert sidecar.get("crop", "none") == crop and ("crop" in sidecar) == (crop == "head")
+    assert sidecar["weights"] == "file"  # the path is this machine's, and the sidecar leaves it with the bento
 
 
 def test_proxies_of_the_gate_are_cut_as_the_cohort_is() -> None:

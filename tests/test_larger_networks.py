@@ -89,6 +89,7 @@ def test_it_trains_resumes_exports_and_serves(
             run(stage)
         sidecar = read_json("models/export/0/model.json")
         assert (sidecar["backbone"], sidecar["image_size"]) == (params["model"]["backbone"], size)
+        assert sidecar["weights"] == ("none" if weights == "none" else "file")  # a path would leave the machine with the bento
         assert sidecar["weights_sha256"] == (None if weights == "none" else sha256_file(WEIGHTS))
         with tarfile.open("models/bento/strokect.bento") as archive:
             archive.extractall("bento", filter="data")

@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import ROOT, TINY_FOLDS, run_all, tiny_params, workspace
 from safetensors.torch import load_file
+from sklearn.metrics import log_loss as sklearn_log_loss
 
 from strokect.calibration import Calibrator
 from strokect.engine import FoldModel, score_slices
@@ -38,6 +39,16 @@ def test_a_fold_scores_its_own_training_part_and_says_what_it_is(pipeline: Path,
     assert sidecar["target"] == prepared.cohort["target"]
     assert sidecar["data_sha256"] == prepared.cohort["data_sha256"]
     assert len(pd.read_csv(pipeline / f"models/folds/{fold}/history.csv")) == 2
+
+
+@pytest.mark.parametrize("stage", ["folds", "hnm"])
+def test_the_saved_weights_are_the_averaged_ones_that_were_watched(pipeline: Path, stage: str) -> None:
+    prepared = load_prepared(pipeline / "data/prepared")
+    rows = held_out_rows(read_split(pipeline / "data/splits.csv", prepared.manifest), 0)
+    net, _ = load_network(pipeline / f"models/{stage}/0")
+    p = 1 / (1 + np.exp(-predict_logits(net, prepared.images[rows], torch.device("cpu")).astype(float)))
+    watched = pd.read_csv(pipeline / f"models/{stage}/0/history.csv")["held_out_log_loss"].iloc[-1]
+    assert sklearn_log_loss(prepared.labels[rows], p) == pytest.approx(watched, abs=1e-4)
 
 
 @pytest.mark.parametrize("fold", TINY_FOLDS)

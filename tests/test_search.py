@@ -24,6 +24,7 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT, composed, copy_repository, run, tiny_params, workspace
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss as sklearn_log_loss
@@ -456,15 +457,25 @@ def test_a_killed_trial_goes_on_where_it_was(cohort: tuple[Params, Prepared, Pat
     reports: list[tuple[int, float]] = []
     whole = train_trial(given, values, "whole", lambda *row: reports.append(row))
 
-    def stop(epoch: int, value: float) -> None:
-        if epoch == 2:
-            raise KeyboardInterrupt
+    for death in (KeyboardInterrupt, OSError, StorageInternalError):  # Ctrl-C, a full disk, a lost database
 
-    with pytest.raises(KeyboardInterrupt):
-        train_trial(given, values, "stopped", stop)
-    again: list[tuple[int, float]] = []
-    assert train_trial(given, values, "again", lambda *row: again.append(row)) == whole
-    assert again == reports[1:] and len(reports) == 2  # the first epoch was neither trained nor reported again
+        def stop(epoch: int, value: float, death: type[BaseException] = death) -> None:
+            if epoch == 2:
+                raise death
+
+        with pytest.raises(death):
+            train_trial(given, values, "stopped", stop)
+        again: list[tuple[int, float]] = []
+        record = again.append
+        assert train_trial(given, values, "again", lambda *row, record=record: record(row)) == whole  # type: ignore[misc]
+        assert again == reports[1:] and len(reports) == 2  # the first epoch was neither trained nor reported again
+        assert not list((folder / ".strokect/resume").glob("search-*"))
+
+    def end(epoch: int, value: float) -> None:
+        raise optuna.TrialPruned
+
+    with pytest.raises(optuna.TrialPruned):
+        train_trial(given, values, "pruned", end)
     assert not list((folder / ".strokect/resume").glob("search-*"))
     wild = TuningSet(replace(params, train=replace(params.train, clip_norm=1e30)), *list(vars(given).values())[1:])
     with pytest.raises(FailedTrialError, match="not finite"):

@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import socket
@@ -432,6 +433,7 @@ def test_a_weights_file_of_this_machine_is_not_named(params: Params, monkeypatch
     local = replace(params, model=replace(params.model, weights="/home/erika/secret.pth"), tracking=OFFLINE)
     start_tracker(local, "train_fold", "train_fold@0", COHORT, "s")
     assert given["config"]["model"]["weights"] == "file"
+    assert "erika" not in json.dumps(given)
 
 
 def test_disabled_imports_no_wandb_and_takes_everything(params: Params, tmp_path: Path) -> None:

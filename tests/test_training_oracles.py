@@ -10,9 +10,10 @@ import pytest
 import torch
 from test_distributed import Small, task, train_params
 
+from stages.hnm import raised_weights
 from strokect.losses import slice_loss
-from strokect.mining import mine
-from strokect.network import FoldNet
+from strokect.mining import HardSet, mine
+from strokect.network import FoldNet, predict_logits
 from strokect.params import HnmParams
 from strokect.training import Trainer
 from strokect.views import make_views
@@ -105,6 +106,29 @@ def test_mining_rounds_up_and_takes_the_first_of_equals() -> None:
     hard = mine(logits, labels, HnmParams(True, 1, 0.3, 0.2, 2.0, 1, 1e-4))
     assert hard.negatives.tolist() == [0, 2]  # ⌈0.3 · 4⌉ = 2: the 2.0, then the first of the two 0.5
     assert hard.positives.tolist() == [1]  # ⌈0.2 · 4⌉ = 1: the first of the two −1
+
+
+def test_what_is_mined_are_the_logits_of_the_early_averaged_weights(tmp_path: Path) -> None:
+    def loop(name: str) -> Trainer:
+        torch.manual_seed(0)
+        net = FoldNet(Small(), 6, (0.5,) * 3, (0.5,) * 3, 0.3)
+        return Trainer(net, task(), train_params(), seed=1, mine_epoch=2, resume=tmp_path / name)
+
+    early, whole = loop("early.pt"), loop("whole.pt")
+    early.run(until=2)
+    expected = predict_logits(early.ema.module, task().images, torch.device("cpu"))
+    mined = whole.run().mined
+    assert mined is not None and whole.progress.epoch == 3
+    np.testing.assert_allclose(mined, expected, atol=1e-6)
+    assert np.abs(predict_logits(whole.ema.module, task().images, torch.device("cpu")) - mined).max() > 1e-3
+
+
+def test_hard_slices_weigh_more_and_the_mean_stays_one() -> None:
+    weights = np.array([0.5, 0.5, 0.5, 0.5, 2.0, 2.0], np.float32)
+    raised = raised_weights(weights, HardSet(negatives=np.array([1]), positives=np.array([4])), 3.0)
+    # 0.5 · 3 = 1.5 and 2 · 3 = 6 make the sum 11, the mean 11/6
+    assert raised.tolist() == pytest.approx([3 / 11, 9 / 11, 3 / 11, 3 / 11, 36 / 11, 12 / 11])
+    assert weights[1] == 0.5
 
 
 def test_views_of_a_slice_written_out() -> None:
