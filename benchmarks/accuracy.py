@@ -216,7 +216,7 @@ def render(made: dict[str, dict[str, Any]]) -> str:
         "",
         "## Commands",
         "",
-        "`python -m benchmarks.accuracy <run>` gives the run's command, fills its row:",
+        "`python -m benchmarks.accuracy <run>` gives a run's command and fills its row:",
         "",
         "```",
     ]

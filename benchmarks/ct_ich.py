@@ -22,7 +22,7 @@ RUNS = {
     "ct_ich": "radiologists' slice labels, grouped by patient",
     "ct_ich_folder_labels": "folder labels, grouped by patient",
     "ct_ich_leaky": "folder labels, slices dealt out one by one",
-    "ct_ich_leaky_holdout": "folder labels, slices dealt out one by one, a tenth held out: demonstration of the published protocol",
+    "ct_ich_leaky_holdout": "folder labels, slices dealt out one by one, a tenth held out; demonstrates the published protocol",
     "ct_ich_leaky_shuffled": "labels permuted between patients, slices dealt out one by one",
 }
 COLUMNS = ("run", "labels and split", "target", "judged on", "slices / patients (positive)", "px, epochs", "training", "device")

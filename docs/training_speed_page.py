@@ -37,9 +37,9 @@ def training_speed_page(bench: dict[str, Any]) -> str:
         "one run on one device; ratios count, rates are those of the machine.",
         "",
         "*ours* is the loop of `train_fold`: packed uint8 slices on the device (on a CPU a memory map), augmented there in "
-        "batches, channels_last, weight averaging, fused AdamW, bf16 on a GPU. *plain* is the common loop around timm: PNG files of "
-        "its size, decoded with Pillow and augmented with torchvision by worker processes, autocast in fp16 with GradScaler on a GPU, the same "
-        "clipping and averaging. Ours is compared with the fastest form of the plain loop of the same precision.",
+        "batches, channels_last, weight averaging, fused AdamW, bf16 on a GPU. *plain* is the common loop around timm: PNG files "
+        "of its size, decoded with Pillow and augmented with torchvision by worker processes, autocast in fp16 with GradScaler "
+        "on a GPU, the same clipping and averaging. Ours is compared with the best form of the plain loop of the same precision.",
         "",
         training_speed_table(bench),
         "",
