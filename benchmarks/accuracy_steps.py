@@ -58,6 +58,7 @@ PRETRAINED_800 = CROPPED | {"model.weights": WEIGHTS["800"]}
 TOGETHER = PRETRAINED | {"data.image_size": 128, "train.augment.strength": 2}
 TOGETHER_800 = TOGETHER | {"model.weights": WEIGHTS["800"]}
 TOGETHER_3200 = TOGETHER | {"model.weights": WEIGHTS["3200"]}
+TOGETHER_160 = TOGETHER_3200 | {"data.image_size": 160}
 STEPS = {
     "base": Step("Lite0 at 96 px, 8 epochs, no mining", None, SMALL),
     "frozen": Step("stem and first two stages keep their ImageNet weights", "base", FROZEN, kept_for="its time"),
@@ -121,20 +122,21 @@ STEPS = {
         before=PRETRAIN["3200"],
     ),
     "together-3200-sequence": with_neighbours("together-3200", TOGETHER_3200, before=PRETRAIN["3200"]),
-    "160-px": Step("160 px", "together-3200", TOGETHER_3200 | {"data.image_size": 160}, before=PRETRAIN["3200"]),
+    "160-px": Step("160 px", "together-3200", TOGETHER_160, before=PRETRAIN["3200"]),
+    "160-px-sequence": with_neighbours("160-px", TOGETHER_160, before=PRETRAIN["3200"]),
     "four-views": Step(
         "two shifted views beside the slice and its mirror image",
-        "together-3200",
-        TOGETHER_3200 | {"export.views": "[identity,mirror,shift_left,shift_right]"},
+        "160-px",
+        TOGETHER_160 | {"export.views": "[identity,mirror,shift_left,shift_right]"},
         before=PRETRAIN["3200"],
     ),
     "lite2-300": Step(
         "Lite2 at 300 px, 20 epochs: for a GPU, as is its pretraining",
-        "together-3200",
-        TOGETHER_3200 | {"model": "lite2", "data.image_size": 300, "train.epochs": 20, "model.weights": WEIGHTS["lite2"]},
+        "160-px",
+        TOGETHER_160 | {"model": "lite2", "data.image_size": 300, "train.epochs": 20, "model.weights": WEIGHTS["lite2"]},
         before=PRETRAIN["lite2"],
         needs_gpu=True,
     ),
 }
 # Of slices that come alone, and of whole series by the same networks; the first is BEST.
-HEADLINES = ("together-800", "together-800-sequence", "together-3200", "together-3200-sequence")
+HEADLINES = ("160-px", "160-px-sequence", "together-800", "together-800-sequence")
