@@ -8,6 +8,7 @@ cached are restored, not repeated, and a killed run resumes, so the command can 
 import argparse
 import shlex
 import subprocess
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -194,9 +195,11 @@ def render(made: dict[str, dict[str, Any]]) -> str:
         lines += [
             *("", "## Headline: split seeds on which nothing was chosen", ""),
             "Which steps a headline holds was decided on the tuning seed alone. Every headline below is of the same seeds.",
-            f"Steps with fewer than {len(HEADLINE_SEEDS)} seeds have no headline yet: their other runs are still to be made.",
             "",
         ]
+        seeds = Counter(name.rsplit("-", 1)[0] for name in headline)
+        if short := [f"`{step}`" for step, made_seeds in seeds.items() if made_seeds < len(HEADLINE_SEEDS)]:
+            lines += [f"Of {', '.join(short)} some seeds are still to be run: no headline yet.", ""]
         lines += ["| split seed | params of | log loss | slice ROC AUC | patient ROC AUC |", "|---|---|---|---|---|"]
         for name, run in headline.items():
             step, seed = name.rsplit("-", 1)

@@ -168,6 +168,9 @@ def test_the_page_shows_every_run_and_its_command() -> None:
     assert f"| `{name}` | {step.change} | 0.800 [0.700, 0.900] | -0.0123 [-0.0200, +0.0010] to `{step.against}` |" in page
     assert f"\n# {name}\nthe command\n" in page
     assert f"| 1 | `{HEADLINES[0]}` | 0.800 [0.700, 0.900] |" in page
+    assert f"Of `{HEADLINES[0]}` some seeds are still to be run" in page
+    complete = accuracy.render({f"{HEADLINES[0]}-{seed}": run() for seed in HEADLINE_SEEDS})
+    assert "still to be run" not in complete
 
 
 def test_what_series_change_is_said_of_slices_and_of_patients() -> None:
