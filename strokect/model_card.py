@@ -77,8 +77,13 @@ def _details(sidecar: dict[str, Any], point: dict[str, Any]) -> list[str]:
         f"pixel checks and people {in_words(BRAIN_ONLY)}",
         f"- **Developed by:** {AUTHOR}",
         f"- **Licence of the weights:** {AUTHOR}",
-        f"- **Started from:** {sidecar.get('weights')} weights",
+        f"- **Started from:** {_weights(sidecar)}",
     ]
+
+
+def _weights(sidecar: dict[str, Any]) -> str:
+    kind = sidecar.get("weights")
+    return f"a file of weights, SHA-256 {str(sidecar['weights_sha256'])[:12]}" if kind == "file" else f"{kind} weights"
 
 
 def _uses() -> list[str]:

@@ -94,3 +94,9 @@ def test_a_student_is_not_called_an_average_and_slices_dealt_out_one_by_one_are_
     card = model_card(SIDECAR | {"taught_by": {"0": "x"}, "group_by": "none"}, POINT, metrics, safety)
     assert "one student, taught by all fold models" in card and "averaged" not in card
     assert "NOT split by patient" in card
+
+
+def test_a_file_of_weights_is_known_by_its_hash(metrics: dict[str, Any], safety: dict[str, Any]) -> None:
+    assert "started from:** package weights" in model_card(SIDECAR, POINT, metrics, safety).lower()
+    card = model_card(SIDECAR | {"weights": "file", "weights_sha256": "12345678abcd" + "0" * 52}, POINT, metrics, safety)
+    assert "**Started from:** a file of weights, SHA-256 12345678abcd" in card
