@@ -139,4 +139,4 @@ STEPS = {
     ),
 }
 # Of slices that come alone, and of whole series by the same networks; the first is BEST.
-HEADLINES = ("160-px", "160-px-sequence", "together-800", "together-800-sequence")
+HEADLINES = ("together-800", "together-800-sequence", "160-px", "160-px-sequence")
