@@ -147,8 +147,9 @@ class Trainer:
                 figures = self._step(positions, chosen.nonzero()[:, 0], images, lr)
                 sums += figures
                 if on_step and (step + 1) % every == 0:
-                    loss, norm = self.world.total(figures[:1]).item() / len(positions), figures[1].item()
-                    on_step({"step": step + 1, "loss": loss, "grad_norm": norm, "learning_rate": lr})
+                    self.world.total(figures[:1])
+                    loss, norm = figures.tolist()
+                    on_step({"step": step + 1, "loss": loss / len(positions), "grad_norm": norm, "learning_rate": lr})
                 bar.update(len(positions))
         total, norms = self.world.total(sums[:1]).item(), sums[1].item()
         seconds = time.perf_counter() - started
