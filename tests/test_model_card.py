@@ -97,6 +97,6 @@ def test_a_student_is_not_called_an_average_and_slices_dealt_out_one_by_one_are_
 
 
 def test_a_file_of_weights_is_known_by_its_hash(metrics: dict[str, Any], safety: dict[str, Any]) -> None:
-    assert "started from:** package weights" in model_card(SIDECAR, POINT, metrics, safety).lower()
+    assert "**Started from:** package weights" in model_card(SIDECAR, POINT, metrics, safety)
     card = model_card(SIDECAR | {"weights": "file", "weights_sha256": "12345678abcd" + "0" * 52}, POINT, metrics, safety)
     assert "**Started from:** a file of weights, SHA-256 12345678abcd" in card
