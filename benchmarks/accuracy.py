@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.accuracy_steps import BEST, HEADLINE_SEEDS, HEADLINES, PROFILE, STEPS, TUNING_SEED, Step
+from benchmarks.accuracy_steps import BEST, HEADLINE_SEEDS, HEADLINES, PROFILE, STEPS, SUPERSEDED, TUNING_SEED, Step
 from benchmarks.machine import commit
 from strokect.edges import Scale
 from strokect.errors import DataError, run_stage
@@ -171,7 +171,8 @@ def render(made: dict[str, dict[str, Any]]) -> str:
         f"Written by `python -m benchmarks.accuracy` from `{RESULTS}/*.json`. Target: {any_run['target']}; {counts}, grouped by",
         f"patient, out-of-fold over all of them; trained on {any_run['device']}. Brackets are 95 % intervals over {RESAMPLES}",
         f"resampled cohorts of patients. Steps are chosen on split seed {TUNING_SEED} by log loss after calibration that was",
-        "cross-fitted by patient; a difference is paired, slice by slice. Pretraining comes on top of the minutes.",
+        "cross-fitted by patient; a difference is paired, slice by slice. Pretraining comes on top of the minutes, and the",
+        "machine often did other work beside a run: minutes of two runs do not compare.",
         *_earlier_intervals(made),
         "",
         "| step | change | log loss | difference | slice ROC AUC | patient ROC AUC | minutes of the folds | |",
@@ -194,7 +195,9 @@ def render(made: dict[str, dict[str, Any]]) -> str:
     if headline:
         lines += [
             *("", "## Headline: split seeds on which nothing was chosen", ""),
-            "Which steps a headline holds was decided on the tuning seed alone. Every headline below is of the same seeds.",
+            "Which steps a headline holds was decided on the tuning seed alone. Every headline below is of the same seeds;",
+            f"{', '.join(f'`{step}`' for step in SUPERSEDED)} were run on some of them, too, before others did better on the",
+            "tuning seed.",
             "",
         ]
         seeds = Counter(name.rsplit("-", 1)[0] for name in headline)
@@ -239,7 +242,7 @@ def how_far(headline: dict[str, dict[str, Any]]) -> list[str]:
     lines = [
         f"Asked for: slice ROC AUC ≥ {TARGETS['slice']} and patient ROC AUC ≥ {TARGETS['patient']}, the latter reached on 75 of "
         "these patients by a challenge winner that had learned from 25,000 other scans. Reached, mean and range over the split "
-        "seeds:",
+        "seeds, and from the lowest to the highest end of their 95 % intervals:",
         "",
     ]
     for step in HEADLINES:
@@ -252,7 +255,9 @@ def how_far(headline: dict[str, dict[str, Any]]) -> list[str]:
             mean, highest = float(np.mean(values)), max(run[level]["roc_auc"]["ci95"][1] for run in runs_of)
             where = "not excluded by every seed's interval" if highest >= target else "above the interval of every seed"
             missed = f"{target - mean:.3f} short of the target, which is {where}" if mean < target else "the target is reached"
-            figures.append(f"{level} {mean:.3f} ({min(values):.3f} to {max(values):.3f}), {missed}")
+            lowest = min(run[level]["roc_auc"]["ci95"][0] for run in runs_of)
+            spread = f"{min(values):.3f} to {max(values):.3f}; intervals from {lowest:.3f} to {highest:.3f}"
+            figures.append(f"{level} {mean:.3f} ({spread}), {missed}")
         lines.append(f"- `{step}`, {count(len(runs_of), 'seed')}: {'; '.join(figures)}")
     return lines + [line for step in HEADLINES if STEPS[step].in_series for line in in_series(step, headline)]
 
@@ -266,9 +271,10 @@ def in_series(step: str, headline: dict[str, dict[str, Any]]) -> list[str]:
     changes = []
     for level in TARGETS:
         by = [_auc(headline, f"{step}-{seed}", level) - _auc(headline, f"{alone}-{seed}", level) for seed in seeds]
-        changes.append(f"{level} ROC AUC by {np.mean(by):+.3f}")
+        changes.append(f"{level} ROC AUC by {np.mean(by):+.3f} ({min(by):+.3f} to {max(by):+.3f})")
     return [
-        f"- Judged in series (`{step}`) instead of alone (`{alone}`): {', '.join(changes)}. In series the ranking is by "
+        f"- Judged in series (`{step}`) instead of alone (`{alone}`), mean and range of {count(len(seeds), 'seed')}: "
+        f"{', '.join(changes)}. In series the ranking is by "
         "probabilities of heads fitted on the other patients, alone by the networks' scores, with nothing fitted to them. "
         "The step was chosen by the slices' log loss; whether it serves patients is another question."
     ]

@@ -21,7 +21,8 @@ def search_page(result: dict[str, Any]) -> str:
         "# A small search of the phantom",
         "",
         "```bash",
-        "dvc exp run -S profile=search split && make search     # then: git checkout params.yaml dvc.lock",
+        "dvc exp run -S profile=search split && make search",
+        "git checkout params.yaml dvc.lock 'metrics/*.json' ':!metrics/search.json'     # back to the committed run",
         "```",
         "",
         f"{result['backbone']} at {result['image_size']} px, {result['epochs']} epochs, folds "
@@ -33,7 +34,7 @@ def search_page(result: dict[str, Any]) -> str:
         "",
         f"Judged by: {result['objective']}.",
         "",
-        "| | range | current params | winner | importance |",
+        f"| | range | current params | winner | importance (of {counts['complete']} trials) |",
         "|---|---|---|---|---|",
     ]
     for name, words in NAMES.items():

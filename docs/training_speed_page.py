@@ -12,7 +12,7 @@ python -m benchmarks.train --five-folds         # Lite2@300, 20 epochs over 2,00
 ```
 
 Each run adds its part to `metrics/bench/train.json`. Bring that file back into a checkout where `make repro` has run;
-`make readme` takes it over into this page. The five folds are timed from reading slices to the last epoch; a stage also starts
+`make readme` takes it over into this page. The five folds are timed from slices in memory to the last epoch; a stage also starts
 Python, imports torch and writes its scores, some seconds each time."""
 
 

@@ -38,7 +38,7 @@ MODULES = (
     *("parameter_groups", "splits", "symmetry", "training"),
 )
 CODE = (*(f"strokect/{name}" for name in MODULES), "stages/train_fold", "stages/hnm")
-TRACKED_STEPS = 1000  # about as many points as a curve of the steps of a fold gets
+TRACKED_STEPS = 1000  # as many points as a curve of the steps of a fold gets at most
 NO_TRACKER = Tracker()
 HISTORY_COLUMNS = ["epoch", "loss", "held_out_log_loss", "learning_rate", "grad_norm", "images_per_s", "seconds"]
 
@@ -112,7 +112,7 @@ def train(
         )
         tracker.epoch(row | gpu_memory(trainer.device))
 
-    every = max(1, params.epochs * trainer.steps_per_epoch // TRACKED_STEPS)
+    every = max(1, -(-params.epochs * trainer.steps_per_epoch // TRACKED_STEPS))
     tracker.slices("augmented training slices", lambda: some_augmented(task, params))
     listens = trainer.world.from_main(tracker.listens)  # the loss of a step is summed over the processes
     progress = trainer.run(report, tracker.step if listens else None, every=every)

@@ -56,7 +56,7 @@ class FoldNet(nn.Module):
     def freeze(self, stages: int) -> None:
         """Leave the stem and the first `stages` stages of an EfficientNet as they are, batch statistics included; 0: train all.
 
-        What the first stages see, edges and blobs, is what ImageNet taught; not training them saves a third of the time.
+        What the first stages see, edges and blobs, is what ImageNet taught; not training them saves time.
         """
         if stages and len(getattr(self.backbone, "blocks", ())) < stages:
             raise TrainingError(

@@ -103,7 +103,11 @@ class WandbTracker(Tracker):
         self._tell(send)
 
     def finish(self, failed: bool = False) -> None:
-        self._tell(lambda wandb: self.run.finish(exit_code=int(failed)))
+        if self.run is not None:
+            self._attempt(
+                lambda: self.run.finish(exit_code=int(failed)),
+                f"what was not sent stays on disk: wandb sync {Path(self.run.dir).parent}",
+            )
         self.run = None
         if not failed and self.run_file is not None:
             self.run_file.unlink(missing_ok=True)
@@ -149,6 +153,7 @@ class WandbTracker(Tracker):
             disable_git=True,
             disable_job_creation=True,
             finish_timeout=FINISH_TIMEOUT_S,
+            finish_timeout_raises=True,
             init_timeout=INIT_TIMEOUT_S,
             silent=True,
             x_disable_machine_info=True,

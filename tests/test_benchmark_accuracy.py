@@ -181,7 +181,9 @@ def test_what_series_change_is_said_of_slices_and_of_patients() -> None:
     made = {"base": run(), f"{alone}-1": with_aucs(0.80, 0.80), f"{series}-1": with_aucs(0.86, 0.78)}
     made |= {f"{alone}-2": with_aucs(0.82, 0.80), f"{series}-2": with_aucs(0.84, 0.80), f"{alone}-3": with_aucs(0.1, 0.1)}
     page = accuracy.render(made)
-    assert f"(`{series}`) instead of alone (`{alone}`): slice ROC AUC by +0.040, patient ROC AUC by -0.010." in page
+    changes = "slice ROC AUC by +0.040 (+0.020 to +0.060), patient ROC AUC by -0.010 (-0.020 to +0.000)"
+    assert f"(`{series}`) instead of alone (`{alone}`), mean and range of 2 seeds: {changes}." in page
+    assert "slice 0.850 (0.840 to 0.860; intervals from 0.700 to 0.900)" in page
 
 
 def test_the_committed_page_is_that_of_the_committed_runs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -338,6 +338,7 @@ class FakeRun:
     def __init__(self, works: int, settings: dict[str, Any]):
         self.works, self.id, self.rows, self.summary = works, settings["id"], list[dict[str, Any]](), dict[str, Any]()
         self.finished: int | None = None
+        self.settings, self.dir = settings["settings"], "wandb/run-x/files"
 
     def define_metric(self, *args: Any, **kwargs: Any) -> None: ...
 
@@ -380,6 +381,18 @@ def test_a_crash_of_wandb_is_one_line_and_the_training_is_the_same(
     assert said == ["train_fold@0: W&B offline failed, it goes on untracked (BrokenPipeError: service is gone)"]
     for name, value in plain.state_dict().items():
         assert torch.equal(net.state_dict()[name], value), name
+
+
+def test_an_upload_that_takes_too_long_is_said_with_the_command_that_sends_the_rest(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = fake_wandb(monkeypatch)
+    monkeypatch.setattr(FakeRun, "finish", lambda run, exit_code: (_ for _ in ()).throw(TimeoutError("upload incomplete")))
+    with WandbTracker(OFFLINE, ABOUT, None):
+        pass
+    assert runs[0].settings["finish_timeout_raises"] is True  # without it wandb says nothing that anybody sees
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.endswith("what was not sent stays on disk: wandb sync wandb/run-x (TimeoutError: upload incomplete)")
 
 
 def test_without_an_account_online_goes_on_offline(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
