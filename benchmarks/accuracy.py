@@ -28,6 +28,7 @@ from strokect.statistics import bootstrap_weights, estimate, estimate_auc, patie
 
 RESULTS = Path("docs/results/training")
 FEATURES = RESULTS / "sequence_features.json"  # of benchmarks.sequence_features
+REPEATS = RESULTS / "repeats"  # NAME.json: an earlier run of the command of NAME
 # Scores of single slices stay out of the repository: they are only needed to compare two runs slice by slice.
 SCORES = Path(".strokect/accuracy")
 RESAMPLES, SEED = 2000, 0
@@ -209,7 +210,7 @@ def render(made: dict[str, dict[str, Any]]) -> str:
             lines.append(f"| {seed} | `{step}` | {figure_text(run['log_loss'])} | {' | '.join(_aucs(run))} |")
         best = " ".join(["dvc exp run", *(f"-S {key}={value}" for key, value in BEST.items())])
         lines += [
-            *("", *how_far(headline), ""),
+            *("", *how_far(headline), *repeated(headline), ""),
             f"`{best}` has the params of `{HEADLINES[0]}` on split seed {HEADLINE_SEEDS[0]}; "
             f"`profile={PROFILE}` keeps those of the run in [ct-ich.md](ct-ich.md).",
         ]
@@ -260,6 +261,22 @@ def how_far(headline: dict[str, dict[str, Any]]) -> list[str]:
             figures.append(f"{level} {mean:.3f} ({spread}), {missed}")
         lines.append(f"- `{step}`, {count(len(runs_of), 'seed')}: {'; '.join(figures)}")
     return lines + [line for step in HEADLINES if STEPS[step].in_series for line in in_series(step, headline)]
+
+
+def repeated(headline: dict[str, dict[str, Any]]) -> list[str]:
+    """In words, what the same command gave at another time."""
+    lines = []
+    for name in filter(headline.__contains__, (path.stem for path in sorted(REPEATS.glob("*.json")))):
+        earlier, later = read_json(REPEATS / f"{name}.json"), headline[name]
+        figures = ["log loss {:.3f} and {:.3f}".format(*(run["log_loss"]["value"] for run in (earlier, later)))]
+        for level in TARGETS:
+            areas = (run[level]["roc_auc"]["value"] for run in (earlier, later))
+            figures.append("{} ROC AUC {:.3f} and {:.3f}".format(level, *areas))
+        lines.append(
+            f"- The command of `{name}`, pretraining included, was given twice: {', '.join(figures)}; the later run "
+            "counts. The number of threads differed, and with it the rounding: so much a figure changes by itself."
+        )
+    return lines
 
 
 def in_series(step: str, headline: dict[str, dict[str, Any]]) -> list[str]:

@@ -186,6 +186,15 @@ def test_what_series_change_is_said_of_slices_and_of_patients() -> None:
     assert "slice 0.850 (0.840 to 0.860; intervals from 0.700 to 0.900)" in page
 
 
+def test_a_command_that_was_given_twice_is_shown_with_both_results(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(accuracy, "REPEATS", tmp_path)
+    name = f"{HEADLINES[0]}-1"
+    write_json(tmp_path / f"{name}.json", run(log_loss=FIGURE | {"value": 0.25}, slice={"roc_auc": FIGURE | {"value": 0.9}}))
+    page = accuracy.render({"base": run(), name: run()})
+    assert f"`{name}`, pretraining included, was given twice: log loss 0.250 and 0.800, slice ROC AUC 0.900 and 0.800," in page
+    assert "given twice" not in accuracy.render({"base": run()})
+
+
 def test_the_committed_page_is_that_of_the_committed_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     made = accuracy.read_results()
