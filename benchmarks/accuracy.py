@@ -274,7 +274,7 @@ def repeated(headline: dict[str, dict[str, Any]]) -> list[str]:
             figures.append("{} ROC AUC {:.3f} and {:.3f}".format(level, *areas))
         lines.append(
             f"- The command of `{name}`, pretraining included, was given twice: {', '.join(figures)}; the later run "
-            "counts. The number of threads differed, and with it the rounding: so much a figure changes by itself."
+            "counts. Sums round otherwise with another number of threads: so much a figure can change by itself."
         )
     return lines
 
