@@ -70,7 +70,7 @@ def fit_statistics(
         made |= {f"{prefix}_{name}": value for name, value in _fit_gaussian(points, labels, min(rank, points.shape[1])).items()}
     centred = x - _origin(w, np.float64(bias))
     basis = _principal(centred, min(rank, x.shape[1]))[1]
-    outside = np.sqrt(_outside(centred, centred @ basis))
+    outside = np.sqrt(_outside(centred, centred @ basis, basis))
     least = np.sqrt(FLOOR * _square_sum(centred).mean())
     made |= {"vim_basis": basis, "vim_alpha": np.abs(x @ w + bias).mean() / 2 / max(outside.mean(), least)}
     return {name: np.asarray(value, np.float32) for name, value in made.items()}
@@ -112,9 +112,12 @@ def _square_sum(x: NDArray[np.floating]) -> Floats:
     return np.einsum("...i,...i->...", x, x, dtype=np.float64)
 
 
-def _outside(centred: NDArray[np.floating], inside: NDArray[np.floating]) -> Floats:
-    """Squared length of what of `centred` (..., F) lies outside the basis, given its coordinates `inside` (..., R)."""
-    return np.maximum(_square_sum(centred) - _square_sum(inside), 0.0)
+def _outside(centred: NDArray[np.floating], inside: NDArray[np.floating], basis: NDArray[np.floating]) -> Floats:
+    """Squared length of what of `centred` (..., F) lies outside the basis (F, R), given its coordinates `inside` (..., R).
+
+    As a vector first: the difference of the two squared lengths would be the rounding of float32 where little lies outside.
+    """
+    return _square_sum(centred - inside @ basis.T)
 
 
 def _squared_distance(x: Features, statistics: Statistics, prefix: str) -> Floats:
@@ -122,7 +125,7 @@ def _squared_distance(x: Features, statistics: Statistics, prefix: str) -> Float
     means, basis, variances, residual = (statistics[f"{prefix}_{name}"] for name in GAUSSIAN)
     centred = (x - means[:, None]).reshape(-1, x.shape[1])  # (K·m, F)
     inside = centred @ basis  # (K·m, R)
-    squared = _square_sum(inside / np.sqrt(variances)) + _outside(centred, inside) / float(residual)
+    squared = _square_sum(inside / np.sqrt(variances)) + _outside(centred, inside, basis) / float(residual)
     return squared.reshape(len(means), len(x)).min(axis=0)
 
 
@@ -172,7 +175,8 @@ def vim(features: Features, statistics: Statistics) -> Floats:
     u is the point with logit 0; α makes the first term as large as the larger logit on average. The rank is ours, not 512.
     """
     centred = features - _origin(statistics["weight"], statistics["bias"])
-    outside = np.sqrt(_outside(centred, centred @ statistics["vim_basis"]))
+    basis = statistics["vim_basis"]
+    outside = np.sqrt(_outside(centred, centred @ basis, basis))
     return float(statistics["vim_alpha"]) * outside + energy(features, statistics)
 
 

@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import json
+import math
 import os
 import platform
 from dataclasses import asdict, dataclass, replace
@@ -112,7 +113,7 @@ def train(
         )
         tracker.epoch(row | gpu_memory(trainer.device))
 
-    every = max(1, -(-params.epochs * trainer.steps_per_epoch // TRACKED_STEPS))
+    every = max(1, math.ceil(params.epochs * trainer.steps_per_epoch / TRACKED_STEPS))
     tracker.slices("augmented training slices", lambda: some_augmented(task, params))
     listens = trainer.world.from_main(tracker.listens)  # the loss of a step is summed over the processes
     progress = trainer.run(report, tracker.step if listens else None, every=every)
