@@ -28,7 +28,7 @@ from strokect.statistics import bootstrap_weights, estimate, estimate_auc, patie
 
 RESULTS = Path("docs/results/training")
 FEATURES = RESULTS / "sequence_features.json"  # of benchmarks.sequence_features
-REPEATS = RESULTS / "repeats"  # NAME.json: an earlier run of the command of NAME
+REPEATS = RESULTS / "repeats"  # NAME.json: a run of the command of NAME that is not in the tables
 # Scores of single slices stay out of the repository: they are only needed to compare two runs slice by slice.
 SCORES = Path(".strokect/accuracy")
 RESAMPLES, SEED = 2000, 0
@@ -106,9 +106,11 @@ def collect(name: str) -> dict[str, Any]:
     if against and (SCORES / f"{against}.csv").is_file():
         other = pd.read_csv(SCORES / f"{against}.csv", dtype={"file": str, "patient": str})
         paired = scores[["file"]].merge(other, on="file", how="left", validate="one_to_one")
+        before = log_losses(paired)
         found["against"] = {
             "step": against,
-            "log_loss_difference": mean_with_interval(losses - log_losses(paired), scores, "linear"),
+            "log_loss": float(before.mean()),
+            "log_loss_difference": mean_with_interval(losses - before, scores, "linear"),
         }
     return found
 
@@ -181,8 +183,8 @@ def render(made: dict[str, dict[str, Any]]) -> str:
     ]
     for name in filter(made.__contains__, STEPS):
         run, step = made[name], STEPS[name]
-        difference = f"{_signed(run['against']['log_loss_difference'])} to `{step.against}`" if "against" in run else "–"
-        cells = [f"`{name}`", step.change, figure_text(run["log_loss"]), difference, *_aucs(run), str(run["training_minutes"])]
+        figures = [figure_text(run["log_loss"]), _difference(run, made), *_aucs(run)]
+        cells = [f"`{name}`", step.change, *figures, str(run["training_minutes"])]
         lines.append(f"| {' | '.join([*cells, verdict(run, step.kept_for)])} |")
     looked_at = [name for name in STEPS if name in made and STEPS[name].against]
     heads = read_json(FEATURES)["difference_to_logits"] if FEATURES.is_file() else {}
@@ -206,11 +208,11 @@ def render(made: dict[str, dict[str, Any]]) -> str:
             lines += [f"Of {', '.join(short)} some seeds are still to be run: no headline yet.", ""]
         lines += ["| split seed | params of | log loss | slice ROC AUC | patient ROC AUC |", "|---|---|---|---|---|"]
         for name, run in headline.items():
-            step, seed = name.rsplit("-", 1)
-            lines.append(f"| {seed} | `{step}` | {figure_text(run['log_loss'])} | {' | '.join(_aucs(run))} |")
+            params_of, seed = name.rsplit("-", 1)
+            lines.append(f"| {seed} | `{params_of}` | {figure_text(run['log_loss'])} | {' | '.join(_aucs(run))} |")
         best = " ".join(["dvc exp run", *(f"-S {key}={value}" for key, value in BEST.items())])
         lines += [
-            *("", *how_far(headline), *repeated(headline), ""),
+            *("", *how_far(headline), *repeated(made), ""),
             f"`{best}` has the params of `{HEADLINES[0]}` on split seed {HEADLINE_SEEDS[0]}; "
             f"`profile={PROFILE}` keeps those of the run in [ct-ich.md](ct-ich.md).",
         ]
@@ -230,6 +232,15 @@ def render(made: dict[str, dict[str, Any]]) -> str:
     lines += [f"# {name}\n{run['command']}" for name, run in made.items()]
     lines.append("```")
     return "\n".join(lines) + "\n"
+
+
+def _difference(run: dict[str, Any], made: dict[str, dict[str, Any]]) -> str:
+    """By how much the log loss differs from which run: where that step's row is of another run of it, this is said."""
+    if (against := run.get("against")) is None:
+        return "–"
+    row = made.get(against["step"])
+    other = row and "log_loss" in against and abs(against["log_loss"] - row["log_loss"]["value"]) > 1e-9
+    return f"{_signed(against['log_loss_difference'])} to {'another run of ' if other else ''}`{against['step']}`"
 
 
 def _earlier_intervals(made: dict[str, dict[str, Any]]) -> list[str]:
@@ -263,20 +274,24 @@ def how_far(headline: dict[str, dict[str, Any]]) -> list[str]:
     return lines + [line for step in HEADLINES if STEPS[step].in_series for line in in_series(step, headline)]
 
 
-def repeated(headline: dict[str, dict[str, Any]]) -> list[str]:
+def repeated(made: dict[str, dict[str, Any]]) -> list[str]:
     """In words, what the same command gave at another time."""
+    twice = [(name, made[name], read_json(REPEATS / f"{name}.json")) for name in made if (REPEATS / f"{name}.json").is_file()]
     lines = []
-    for name in filter(headline.__contains__, (path.stem for path in sorted(REPEATS.glob("*.json")))):
-        earlier, later = read_json(REPEATS / f"{name}.json"), headline[name]
-        figures = ["log loss {:.3f} and {:.3f}".format(*(run["log_loss"]["value"] for run in (earlier, later)))]
+    for name, *both in twice:
+        figures = ["log loss {:.3f} and {:.3f}".format(*(run["log_loss"]["value"] for run in both))]
         for level in TARGETS:
-            areas = (run[level]["roc_auc"]["value"] for run in (earlier, later))
+            areas = (run[level]["roc_auc"]["value"] for run in both)
             figures.append("{} ROC AUC {:.3f} and {:.3f}".format(level, *areas))
-        lines.append(
-            f"- The command of `{name}`, pretraining included, was given twice: {', '.join(figures)}; the later run "
-            "counts. Sums round otherwise with another number of threads: so much a figure can change by itself."
-        )
-    return lines
+        lines.append(f"  - `{name}`: {', '.join(figures)}")
+    if not lines:
+        return []
+    return [
+        "- These commands were given twice, pretraining included; first the run in the tables. On a headline seed that is the "
+        "later run, on the tuning seed the one that was compared with the step before it. Another processor or number of "
+        "threads rounds otherwise: so much a figure can change by itself.",
+        *lines,
+    ]
 
 
 def in_series(step: str, headline: dict[str, dict[str, Any]]) -> list[str]:

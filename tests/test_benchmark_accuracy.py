@@ -132,6 +132,7 @@ def test_a_run_is_compared_slice_by_slice_whatever_the_order(monkeypatch: pytest
         table.to_csv(tmp_path / "models/oof.csv", index=False)
         found = accuracy.collect(str(made))
     difference = found["against"]["log_loss_difference"]
+    assert found["against"]["log_loss"] == pytest.approx(-np.mean(np.log([0.8, 0.6, 0.6, 0.7])))
     expected = np.mean(np.log([0.8 / 0.9, 0.6 / 0.7, 0.6 / 0.7, 0.7 / 0.9]))
     assert difference["value"] == pytest.approx(expected)
     assert difference["ci95"][0] <= difference["value"] <= difference["ci95"][1] < 0
@@ -173,6 +174,13 @@ def test_the_page_shows_every_run_and_its_command() -> None:
     assert "still to be run" not in complete
 
 
+@pytest.mark.parametrize(("log_loss", "which"), [(0.8, ""), (0.81, "another run of ")])
+def test_a_difference_to_a_run_that_is_not_in_the_table_is_said_to_be_one(log_loss: float, which: str) -> None:
+    against = {"step": "base", "log_loss": log_loss, "log_loss_difference": {"value": -0.0123, "ci95": [-0.02, 0.001]}}
+    page = accuracy.render({"base": run(), "frozen": run(against=against)})
+    assert f"| -0.0123 [-0.0200, +0.0010] to {which}`base` |" in page
+
+
 def test_what_series_change_is_said_of_slices_and_of_patients() -> None:
     def with_aucs(of_slices: float, of_patients: float) -> dict[str, Any]:
         return run(slice={"roc_auc": FIGURE | {"value": of_slices}}, patient={"roc_auc": FIGURE | {"value": of_patients}})
@@ -191,7 +199,7 @@ def test_a_command_that_was_given_twice_is_shown_with_both_results(monkeypatch: 
     name = f"{HEADLINES[0]}-1"
     write_json(tmp_path / f"{name}.json", run(log_loss=FIGURE | {"value": 0.25}, slice={"roc_auc": FIGURE | {"value": 0.9}}))
     page = accuracy.render({"base": run(), name: run()})
-    assert f"`{name}`, pretraining included, was given twice: log loss 0.250 and 0.800, slice ROC AUC 0.900 and 0.800," in page
+    assert f"\n  - `{name}`: log loss 0.800 and 0.250, slice ROC AUC 0.800 and 0.900, patient ROC AUC 0.800 and 0.800\n" in page
     assert "given twice" not in accuracy.render({"base": run()})
 
 
