@@ -59,6 +59,7 @@ TOGETHER = PRETRAINED | {"data.image_size": 128, "train.augment.strength": 2}
 TOGETHER_800 = TOGETHER | {"model.weights": WEIGHTS["800"]}
 TOGETHER_3200 = TOGETHER | {"model.weights": WEIGHTS["3200"]}
 TOGETHER_160 = TOGETHER_3200 | {"data.image_size": 160}
+FOUR_VIEWS = TOGETHER_160 | {"export.views": "[identity,mirror,shift_left,shift_right]"}
 STEPS = {
     "base": Step("Lite0 at 96 px, 8 epochs, no mining", None, SMALL),
     "frozen": Step("stem and first two stages keep their ImageNet weights", "base", FROZEN, kept_for="its time"),
@@ -125,9 +126,10 @@ STEPS = {
     "four-views": Step(
         "two shifted views beside the slice and its mirror image",
         "160-px",
-        TOGETHER_160 | {"export.views": "[identity,mirror,shift_left,shift_right]"},
+        FOUR_VIEWS,
         before=PRETRAIN["3200"],
     ),
+    "four-views-sequence": with_neighbours("four-views", FOUR_VIEWS, before=PRETRAIN["3200"]),
     "192-px": Step("192 px", "160-px", TOGETHER_160 | {"data.image_size": 192}, before=PRETRAIN["3200"]),
     "lite2-300": Step(
         "Lite2 at 300 px, 20 epochs: for a GPU, as is its pretraining",
@@ -138,6 +140,9 @@ STEPS = {
     ),
 }
 # Of slices that come alone, and of whole series by the same networks; the first is BEST.
-HEADLINES = ("160-px", "160-px-sequence", "together-800", "together-800-sequence")
+HEADLINES = (
+    *("four-views", "four-views-sequence", "160-px", "160-px-sequence"),
+    *("together-800", "together-800-sequence"),
+)
 # Run on headline seeds, too (figures: the history of docs/results/training), until others did better on the tuning seed.
 SUPERSEDED = ("bleeds", "sequence", "together-3200")
