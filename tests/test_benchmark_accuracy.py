@@ -190,7 +190,7 @@ def test_what_series_change_is_said_of_slices_and_of_patients() -> None:
     made |= {f"{alone}-2": with_aucs(0.82, 0.80), f"{series}-2": with_aucs(0.84, 0.80), f"{alone}-3": with_aucs(0.1, 0.1)}
     page = accuracy.render(made)
     changes = "slice ROC AUC by +0.040 (+0.020 to +0.060), patient ROC AUC by -0.010 (-0.020 to +0.000)"
-    assert f"(`{series}`) instead of alone (`{alone}`), mean and range of 2 seeds: {changes}." in page
+    assert f"\n- `{series}` instead of `{alone}`, 2 seeds: {changes}\n" in page
     assert "slice 0.850 (0.840 to 0.860; intervals from 0.700 to 0.900)" in page
 
 
@@ -199,7 +199,7 @@ def test_a_command_that_was_given_twice_is_shown_with_both_results(monkeypatch: 
     name = f"{HEADLINES[0]}-1"
     write_json(tmp_path / f"{name}.json", run(log_loss=FIGURE | {"value": 0.25}, slice={"roc_auc": FIGURE | {"value": 0.9}}))
     page = accuracy.render({"base": run(), name: run()})
-    assert f"\n  - `{name}`: log loss 0.800 and 0.250, slice ROC AUC 0.800 and 0.900, patient ROC AUC 0.800 and 0.800\n" in page
+    assert f"\n- `{name}`: log loss 0.800 and 0.250, slice ROC AUC 0.800 and 0.900, patient ROC AUC 0.800 and 0.800\n" in page
     assert "given twice" not in accuracy.render({"base": run()})
 
 
