@@ -239,8 +239,10 @@ def _difference(run: dict[str, Any], made: dict[str, dict[str, Any]]) -> str:
     if (against := run.get("against")) is None:
         return "–"
     row = made.get(against["step"])
-    other = row and "log_loss" in against and abs(against["log_loss"] - row["log_loss"]["value"]) > 1e-9
-    return f"{_signed(against['log_loss_difference'])} to {'another run of ' if other else ''}`{against['step']}`"
+    difference, log_loss = f"{_signed(against['log_loss_difference'])} to ", against.get("log_loss")
+    if row is None or log_loss is None or abs(log_loss - row["log_loss"]["value"]) < 1e-9:
+        return f"{difference}`{against['step']}`"
+    return f"{difference}another run of `{against['step']}` ({log_loss:.3f})"
 
 
 def _earlier_intervals(made: dict[str, dict[str, Any]]) -> list[str]:
@@ -314,7 +316,8 @@ def in_series(step: str, headline: dict[str, dict[str, Any]]) -> list[str]:
     changes = []
     for level in TARGETS:
         by = [_auc(headline, f"{step}-{seed}", level) - _auc(headline, f"{alone}-{seed}", level) for seed in seeds]
-        changes.append(f"{level} ROC AUC by {np.mean(by):+.3f} ({min(by):+.3f} to {max(by):+.3f})")
+        mean = round(float(np.mean(by)), 3) + 0.0  # not -0.0
+        changes.append(f"{level} ROC AUC by {mean:+.3f} ({min(by):+.3f} to {max(by):+.3f})")
     return [f"- `{step}` instead of `{alone}`, {count(len(seeds), 'seed')}: {', '.join(changes)}"]
 
 

@@ -163,7 +163,17 @@ def test_what_is_not_finite_is_infinitely_strange_and_no_neighbour_suffers(sampl
         assert np.isposinf(Gate(name, statistics, Standard(1.0, 2.0))(np.full((1, F), np.nan), np.full((1, G), np.nan)))
 
 
-@pytest.mark.parametrize("rank", [6, F])  # with F nothing lies outside the principal directions, so nothing may count as that
+def test_what_lies_inside_all_directions_has_nothing_outside(sample: dict[str, np.ndarray]) -> None:
+    basis = np.linalg.qr(sample["features"][:F])[0]
+    rows = sample["test"]
+    square = np.square(rows.astype(float)).sum(axis=1)
+    assert (feature_gate._outside(rows, rows @ basis, basis) < 1e-11 * square).all()
+    half = basis[:, : F // 2]
+    want = np.square(rows.astype(float) @ basis[:, F // 2 :].astype(float)).sum(axis=1)
+    np.testing.assert_allclose(feature_gate._outside(rows, rows @ half, half), want, rtol=1e-4)
+
+
+@pytest.mark.parametrize("rank", [6, F])
 def test_a_slice_is_scored_alike_alone_and_among_others(sample: dict[str, np.ndarray], rank: int) -> None:
     statistics = fitted(sample, rank)
     for name, score in SCORES.items():
