@@ -194,28 +194,7 @@ def render(made: dict[str, dict[str, Any]]) -> str:
         "Where the interval of a difference holds 0 it could be chance, and the lowest log loss of so many is too low for what",
         "it will be elsewhere. The headline is of other split seeds.",
     ]
-    headline = {name: run for name, run in made.items() if name not in STEPS}
-    if headline:
-        lines += [
-            *("", "## Headline: split seeds on which nothing was chosen", ""),
-            "Which steps a headline holds was decided on the tuning seed alone. Every headline below is of the same seeds;",
-            f"{', '.join(f'`{step}`' for step in SUPERSEDED)} were run on some of them, too, before others did better on the",
-            "tuning seed.",
-            "",
-        ]
-        seeds = Counter(name.rsplit("-", 1)[0] for name in headline)
-        if short := [f"`{step}`" for step, made_seeds in seeds.items() if made_seeds < len(HEADLINE_SEEDS)]:
-            lines += [f"Of {', '.join(short)} some seeds are still to be run: no headline yet.", ""]
-        lines += ["| split seed | params of | log loss | slice ROC AUC | patient ROC AUC |", "|---|---|---|---|---|"]
-        for name, run in headline.items():
-            params_of, seed = name.rsplit("-", 1)
-            lines.append(f"| {seed} | `{params_of}` | {figure_text(run['log_loss'])} | {' | '.join(_aucs(run))} |")
-        best = " ".join(["dvc exp run", *(f"-S {key}={value}" for key, value in BEST.items())])
-        lines += [
-            *("", *how_far(headline), *repeated(made), ""),
-            f"`{best}` has the params of `{HEADLINES[0]}` on split seed {HEADLINE_SEEDS[0]}; "
-            f"`profile={PROFILE}` keeps those of the run in [ct-ich.md](ct-ich.md).",
-        ]
+    lines += headline_section(made)
     if FEATURES.is_file():
         lines += ["", *sequence_features(read_json(FEATURES))]
     if missing := [name for name in STEPS if name not in made]:
@@ -232,6 +211,34 @@ def render(made: dict[str, dict[str, Any]]) -> str:
     lines += [f"# {name}\n{run['command']}" for name, run in made.items()]
     lines.append("```")
     return "\n".join(lines) + "\n"
+
+
+def headline_section(made: dict[str, dict[str, Any]]) -> list[str]:
+    """The part of the page on the split seeds on which nothing was chosen; nothing where none has run."""
+    headline = {name: run for name, run in made.items() if name not in STEPS}
+    if not headline:
+        return []
+    lines = [
+        *("", "## Headline: split seeds on which nothing was chosen", ""),
+        "Which steps a headline holds was decided on the tuning seed alone. Every headline below is of the same seeds;",
+        f"{', '.join(f'`{step}`' for step in SUPERSEDED)} were run on some of them, too, before others did better on the",
+        "tuning seed.",
+        "",
+    ]
+    seeds = Counter(name.rsplit("-", 1)[0] for name in headline)
+    if short := [f"`{step}`" for step, made_seeds in seeds.items() if made_seeds < len(HEADLINE_SEEDS)]:
+        lines += [f"Of {', '.join(short)} some seeds are still to be run: no headline yet.", ""]
+    lines += ["| split seed | params of | log loss | slice ROC AUC | patient ROC AUC |", "|---|---|---|---|---|"]
+    for name, run in headline.items():
+        step, seed = name.rsplit("-", 1)
+        lines.append(f"| {seed} | `{step}` | {figure_text(run['log_loss'])} | {' | '.join(_aucs(run))} |")
+    best = " ".join(["dvc exp run", *(f"-S {key}={value}" for key, value in BEST.items())])
+    return [
+        *lines,
+        *("", *how_far(headline), *repeated(made), ""),
+        f"`{best}` has the params of `{HEADLINES[0]}` on split seed {HEADLINE_SEEDS[0]}; "
+        f"`profile={PROFILE}` keeps those of the run in [ct-ich.md](ct-ich.md).",
+    ]
 
 
 def _difference(run: dict[str, Any], made: dict[str, dict[str, Any]]) -> str:
@@ -287,9 +294,11 @@ def how_far(headline: dict[str, dict[str, Any]], steps: tuple[str, ...] = HEADLI
 
 def repeated(made: dict[str, dict[str, Any]]) -> list[str]:
     """In words, what the same command gave at another time."""
-    twice = [(name, made[name], read_json(REPEATS / f"{name}.json")) for name in made if (REPEATS / f"{name}.json").is_file()]
     lines = []
-    for name, *both in twice:
+    for name, shown in made.items():
+        if not (path := REPEATS / f"{name}.json").is_file():
+            continue
+        both = (shown, read_json(path))
         figures = ["log loss {:.3f} and {:.3f}".format(*(run["log_loss"]["value"] for run in both))]
         for level in TARGETS:
             areas = (run[level]["roc_auc"]["value"] for run in both)
@@ -299,8 +308,8 @@ def repeated(made: dict[str, dict[str, Any]]) -> list[str]:
         return []
     return [
         "",
-        "These commands were given twice, pretraining included; first the run in the tables. On a headline seed that is the "
-        "later run, on the tuning seed the one that was compared with the step before it. Another processor or number of "
+        "These commands were given twice, on two runs of the pretraining; first the run in the tables. On a headline seed that is "
+        "the later run, on the tuning seed the one that was compared with the step before it. Another processor or number of "
         "threads rounds otherwise: so much a figure can change by itself.",
         "",
         *lines,

@@ -123,12 +123,7 @@ STEPS = {
     ),
     "160-px": Step("160 px", "together-3200", TOGETHER_160, before=PRETRAIN["3200"]),
     "160-px-sequence": with_neighbours("160-px", TOGETHER_160, before=PRETRAIN["3200"]),
-    "four-views": Step(
-        "two shifted views beside the slice and its mirror image",
-        "160-px",
-        FOUR_VIEWS,
-        before=PRETRAIN["3200"],
-    ),
+    "four-views": Step("two shifted views beside the slice and its mirror image", "160-px", FOUR_VIEWS, before=PRETRAIN["3200"]),
     "four-views-sequence": with_neighbours("four-views", FOUR_VIEWS, before=PRETRAIN["3200"]),
     "192-px": Step("192 px", "160-px", TOGETHER_160 | {"data.image_size": 192}, before=PRETRAIN["3200"]),
     "lite2-300": Step(
@@ -140,9 +135,6 @@ STEPS = {
     ),
 }
 # Of slices that come alone, and of whole series by the same networks; the first is BEST.
-HEADLINES = (
-    *("four-views", "four-views-sequence", "160-px", "160-px-sequence"),
-    *("together-800", "together-800-sequence"),
-)
+HEADLINES = ("four-views", "four-views-sequence", "160-px", "160-px-sequence", "together-800", "together-800-sequence")
 # Run on headline seeds, too (figures: the history of docs/results/training), until others did better on the tuning seed.
 SUPERSEDED = ("bleeds", "sequence", "together-3200")
