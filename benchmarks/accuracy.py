@@ -308,8 +308,8 @@ def repeated(made: dict[str, dict[str, Any]]) -> list[str]:
         return []
     return [
         "",
-        "These commands were given twice, on two runs of the pretraining; first the run in the tables. On a headline seed that is "
-        "the later run, on the tuning seed the one that was compared with the step before it. Another processor or number of "
+        "These commands were given twice, on two runs of the pretraining; first the run in the tables. On a headline seed that "
+        "is the later run, on the tuning seed the one that was compared with the step before it. Another processor or number of "
         "threads rounds otherwise: so much a figure can change by itself.",
         "",
         *lines,
